@@ -1,0 +1,123 @@
+"""The profiles: how large everything is. A profile's sizes are upper bounds on samples.
+
+``smoke`` runs everywhere in minutes on embedded stand-ins, ``laptop`` is the published size on
+real data, ``full`` is for GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of data, networks and training."""
+
+    name: str
+    data: str
+    seeds: int
+    """Models per variant."""
+    anchors: int
+    n_train: int
+    n_test: int
+    n_parallel: int
+    """Parallel sentences; the anchors come first, the rest are held out."""
+    pixels: int
+    pixels_imagenet: int
+    vocabulary: int
+    length: dict[str, int]
+    """Tokens per text by data set, "" for the others."""
+    epochs: dict[str, int]
+    """By what is trained: cnn, vit, autoencoder, text."""
+    batch_size: dict[str, int]
+    """By the same."""
+    lr: dict[str, float]
+    """Adam's learning rate, by the same."""
+    networks: dict[str, dict[str, Any]]
+    """Fields of a zoo `Network` by the names that the paper's rows use."""
+
+
+def _networks(cnn: dict, vit_small: dict, vit_base: dict, text: dict) -> dict[str, dict[str, Any]]:
+    return {
+        "cnn-3": {"family": "cnn", "depth": 3, **cnn},
+        "cnn-5": {"family": "cnn", "depth": 5, **cnn},
+        "cnn-3-gelu": {"family": "cnn", "depth": 3, "activation": "gelu", **cnn},
+        "vit-small": {"family": "vit", **vit_small},
+        "vit-base": {"family": "vit", **vit_base},
+        "bert": {"family": "bert", **text},
+        "roberta": {"family": "roberta", **text},
+    }
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="smoke",
+            data="builtin",
+            seeds=3,
+            anchors=200,
+            n_train=1300,
+            n_test=449,
+            n_parallel=500,
+            pixels=8,
+            pixels_imagenet=8,
+            vocabulary=500,
+            length={"": 20},
+            epochs={"cnn": 8, "vit": 10, "autoencoder": 12, "text": 3},
+            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 64},
+            lr={"cnn": 1e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3},
+            networks=_networks(
+                cnn={"width": 16, "dim": 32},
+                vit_small={"depth": 2, "dim": 32, "heads": 2, "patch": 2},
+                vit_base={"depth": 2, "dim": 48, "heads": 3, "patch": 2},
+                text={"depth": 2, "dim": 48, "heads": 2},
+            ),
+        ),
+        Profile(
+            name="laptop",
+            data="auto",
+            seeds=10,
+            anchors=500,
+            n_train=10_000,
+            n_test=2_000,
+            n_parallel=2_000,
+            pixels=32,
+            pixels_imagenet=64,
+            vocabulary=4_000,
+            length={"": 64, "trec": 24},
+            epochs={"cnn": 12, "vit": 12, "autoencoder": 8, "text": 8},
+            batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32},
+            lr={"cnn": 1e-3, "vit": 1e-3, "autoencoder": 1e-3, "text": 5e-4},
+            networks=_networks(
+                cnn={"width": 32, "dim": 128},
+                vit_small={"depth": 4, "dim": 128, "heads": 4, "patch": 8},
+                vit_base={"depth": 6, "dim": 192, "heads": 6, "patch": 8},
+                text={"depth": 2, "dim": 128, "heads": 4},
+            ),
+        ),
+        Profile(
+            name="full",
+            data="auto",
+            seeds=10,
+            anchors=1_000,
+            n_train=10_000_000,
+            n_test=10_000_000,
+            n_parallel=29_000,
+            pixels=32,
+            pixels_imagenet=224,
+            vocabulary=30_000,
+            length={"": 256, "trec": 64},
+            epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10},
+            batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32},
+            lr={"cnn": 1e-3, "vit": 5e-4, "autoencoder": 5e-4, "text": 5e-5},
+            networks=_networks(
+                cnn={"width": 64, "dim": 512},
+                vit_small={"depth": 12, "dim": 384, "heads": 6, "patch": 4},
+                vit_base={"depth": 12, "dim": 768, "heads": 12, "patch": 4},
+                text={"depth": 12, "dim": 768, "heads": 12},
+            ),
+        ),
+    )
+}

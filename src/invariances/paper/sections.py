@@ -1,0 +1,284 @@
+"""The sections: rows become recipes, recipes become models, models become one tidy table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from invariances import zoo
+from invariances.alignment import align
+from invariances.paper.parameters import ParameterError, Settings
+from invariances.paper.rows import INVARIANCES, ROWS, Row, Variant
+from invariances.stitching import Codes, Stitchable, stitch
+from invariances.zoo import datasets, training, workers
+from invariances.zoo.recipes import Network, Recipe, Training
+from invariances.zoo.training import ANCHOR_POOL, Trained
+
+UNTRAINED = 3
+"""Untrained models per group, at most: the reference that alignment is read against."""
+STITCHED = ("absolute", "relative", "affine", "orthogonal")
+
+
+class Group(NamedTuple):
+    """The models of one variant, one per seed."""
+
+    variant: Variant
+    prepared: datasets.Prepared
+    anchors: int
+    recipes: dict[str, Recipe]
+    """By model name, e.g. "CNN-3 0"."""
+    untrained: dict[str, Recipe]
+    relative: dict[str, Recipe]
+    """With heads on relative representations; only for stitching."""
+
+    @property
+    def all_recipes(self) -> list[Recipe]:
+        """Every recipe of the group."""
+        return [*self.recipes.values(), *self.untrained.values(), *self.relative.values()]
+
+
+class PlannedRow(NamedTuple):
+    """A row and what it takes to run it, or why it is not run."""
+
+    row: Row
+    groups: tuple[Group, ...]
+    not_run: str
+
+
+class RowResult(NamedTuple):
+    """A row that was run, with what figures need."""
+
+    planned: PlannedRow
+    models: dict[str, Trained]
+    relative: dict[str, Trained]
+
+
+class Study(NamedTuple):
+    """One section's results."""
+
+    settings: Settings
+    frame: pd.DataFrame
+    """Tidy: one row per pair of models and invariance."""
+    rows: dict[str, RowResult]
+    """The rows that were run, by name."""
+    not_run: dict[str, str]
+    """Why the others were not, by name."""
+
+    def save(self, folder: str | Path = ".") -> Path:
+        """Write the tidy table as ``<section>.csv``, whole or not at all."""
+        path = Path(folder) / f"{self.settings.section}.csv"
+        temporary = path.with_name(path.name + ".part")
+        self.frame.to_csv(temporary, index=False, float_format="%.6g")
+        temporary.replace(path)
+        return path
+
+
+# Planning --------------------------------------------------------------------------------------
+
+
+def plan(settings: Settings) -> list[PlannedRow]:
+    """Find the data of every chosen row and write down its recipes; nothing is trained.
+
+    Raises
+    ------
+    DataError
+        If a data set is missing; one sentence says how to get it.
+    ParameterError
+        If an explicit size is larger than the data allow.
+    """
+    return [_plan_row(row, settings) for row in ROWS[settings.section]]
+
+
+def _plan_row(row: Row, settings: Settings) -> PlannedRow:
+    if row.dataset not in settings.chosen_datasets:
+        return PlannedRow(row, (), "not among the data sets of this run")
+    data = settings.value("data")
+    kept = [v for v in row.variants if data != "builtin" or datasets.REGISTRY[v.dataset].stand_in]
+    return PlannedRow(row, tuple(_plan_group(variant, settings) for variant in kept), "")
+
+
+def _plan_group(variant: Variant, settings: Settings) -> Group:
+    network = Network(**settings.sizes.networks[variant.network])
+    prepared = datasets.prepare(_view(variant, network, settings))
+    if settings.samples and prepared.n_train < settings.samples:
+        raise ParameterError(
+            f"parameter samples is {settings.samples}, but {prepared.title} has {prepared.n_train} training samples here; "
+            "give at most so many"
+        )
+    anchors = _anchor_count(prepared, settings)
+    label = variant.label or variant.network
+    base = Recipe(prepared.key, prepared.title, variant.task, network, _training(variant, network, settings), 0)
+    seeds = range(settings.value("seeds"))
+    recipes = {f"{label} {seed}": replace(base, seed=seed) for seed in seeds}
+    untrained = {f"{label} {seed}": replace(base, seed=seed).untrained() for seed in seeds[:UNTRAINED]}
+    relative = {name: replace(recipe, anchors=anchors) for name, recipe in recipes.items()}
+    return Group(variant, prepared, anchors, recipes, untrained, relative if settings.section == "stitching" else {})
+
+
+def _view(variant: Variant, network: Network, settings: Settings) -> datasets.View:
+    sizes, source = settings.sizes, datasets.source_named(variant.dataset)
+    n_train = settings.samples or sizes.n_train
+    common = {"dataset": variant.dataset, "data": settings.value("data"), "n_train": n_train, "n_test": sizes.n_test}
+    if source.kind == "image":
+        pixels = sizes.pixels_imagenet if variant.dataset == "imagenet" else sizes.pixels
+        return datasets.View(**common, pixels=pixels, channels=1 if "mnist" in variant.dataset else 3)
+    crosses = settings.section == "stitching" and source.config is not None
+    return datasets.View(
+        **common,
+        tokenizer="byte-bpe" if network.family == "roberta" else "wordpiece",
+        vocabulary=sizes.vocabulary,
+        length=sizes.length.get(variant.dataset, sizes.length[""]),
+        n_parallel=sizes.n_parallel if crosses else 0,
+    )
+
+
+def _anchor_count(prepared: datasets.Prepared, settings: Settings) -> int:
+    pool = min(prepared.n_parallel or prepared.n_train, ANCHOR_POOL)
+    if settings.anchors and settings.anchors > pool:
+        raise ParameterError(
+            f"parameter anchors is {settings.anchors}, but {prepared.title} offers {pool}; give at most so many"
+        )
+    return min(settings.value("anchors"), pool)
+
+
+def _training(variant: Variant, network: Network, settings: Settings) -> Training:
+    kinds = {"cnn": "cnn", "vit": "vit", "bert": "text", "roberta": "text"}
+    kind = "autoencoder" if variant.task == "reconstruction" else kinds[network.family]
+    sizes = settings.sizes
+    epochs = sizes.epochs[kind] if settings.epochs is None else settings.epochs
+    base = {"epochs": epochs, "batch_size": sizes.batch_size[kind], "lr": sizes.lr[kind]}
+    return Training(**{**base, **dict(variant.training)})
+
+
+def plan_table(settings: Settings) -> pd.DataFrame:
+    """What a run would train: one line per row, with the data it would use."""
+    device = zoo.device_named(settings.device)
+    lines = []
+    for planned in plan(settings):
+        recipes = list(dict.fromkeys(recipe for group in planned.groups for recipe in group.all_recipes))
+        stored = sum(zoo.in_store(recipe, device) for recipe in recipes)
+        first = planned.groups[0] if planned.groups else None
+        lines.append(
+            {
+                "row": planned.row.name,
+                "data": ", ".join(dict.fromkeys(g.prepared.title for g in planned.groups)) or planned.not_run,
+                "from": first.prepared.source if first else "-",
+                "training samples": first.prepared.n_train if first else 0,
+                "test samples": first.prepared.n_test if first else 0,
+                "anchors": first.anchors if first else 0,
+                "models": len(recipes),
+                "to train": len(recipes) - stored,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+# Running ---------------------------------------------------------------------------------------
+
+
+def run(settings: Settings) -> Study:
+    """Train what is not in the store, and compare or stitch all pairs of models.
+
+    Raises
+    ------
+    DataError, ParameterError, StoreError
+        Each with one sentence that says what to do.
+    """
+    planned = plan(settings)
+    recipes = [recipe for row in planned for group in row.groups for recipe in group.all_recipes]
+    trained = zoo.train(recipes, settings.device)
+    measure = _stitch_row if settings.section == "stitching" else _align_row
+    results, frames = {}, []
+    with workers.one_thread():
+        for row in planned:
+            if row.not_run:
+                continue
+            models = {name: trained[recipe] for group in row.groups for name, recipe in group.recipes.items()}
+            relative = {name: trained[recipe] for group in row.groups for name, recipe in group.relative.items()}
+            untrained = {name: trained[recipe] for group in row.groups for name, recipe in group.untrained.items()}
+            results[row.row.name] = RowResult(row, models, relative)
+            frames.append(measure(results[row.row.name], untrained, settings))
+    not_run = {row.row.name: row.not_run for row in planned if row.not_run}
+    frame = pd.concat(frames, ignore_index=True)
+    return Study(settings, frame, results, not_run)
+
+
+def _align_row(result: RowResult, untrained: Mapping[str, Trained], settings: Settings) -> pd.DataFrame:
+    """All pairs under the paper's invariances, of trained models and of untrained ones."""
+    frames = []
+    for reference, models in (("trained", result.models), ("untrained", untrained)):
+        spaces, labels, k = _spaces(result.planned, models)
+        table = align(spaces, np.arange(k), tuple(INVARIANCES), (settings.metric,), labels)
+        frames.append(table.assign(reference=reference))
+    return _described(pd.concat(frames, ignore_index=True), result.planned, settings)
+
+
+def _spaces(planned: PlannedRow, models: Mapping[str, Trained]) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
+    """Anchors and test samples of every model as one space, their labels, and the number of anchors."""
+    group = planned.groups[0]
+    arrays = datasets.load(group.prepared.key).arrays
+    k = group.anchors
+    labels = np.concatenate([arrays["train_y"][:k], arrays["test_y"]])
+    return {name: np.concatenate([m.spaces["pool"][:k], m.spaces["test"]]) for name, m in models.items()}, labels, k
+
+
+def _stitch_row(result: RowResult, untrained: Mapping[str, Trained], settings: Settings) -> pd.DataFrame:
+    """All ordered pairs in every space; a fitted map leaves the absolute head untouched."""
+    task = result.planned.groups[0].variant.task
+    measure = "mse" if task == "reconstruction" else "f1"
+    crosses = len(result.planned.groups) > 1
+
+    def score(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        return training.quality(task, outputs, targets)[measure]
+
+    frames = []
+    for invariance in STITCHED:
+        models = result.relative if invariance == "relative" else result.models
+        pieces = stitchables(result.planned, models)
+        # languages have their own test sets, so one untrained encoder cannot serve all heads
+        outsider = None if crosses else codes(result.planned, *next(iter(untrained.items())))
+        frames.append(stitch(pieces, score, invariance, outsider, lower_is_better=task == "reconstruction"))
+    return _described(pd.concat(frames, ignore_index=True).assign(metric=measure), result.planned, settings)
+
+
+def stitchables(planned: PlannedRow, models: Mapping[str, Trained]) -> dict[str, Stitchable]:
+    """Models taken apart into codes and heads."""
+    return {name: Stitchable(codes(planned, name, model), _head(model)) for name, model in models.items()}
+
+
+def codes(planned: PlannedRow, name: str, model: Trained) -> Codes:
+    """A model's embeddings of its anchors and test samples, and what a head should make of them."""
+    group = next(group for group in planned.groups if name in group.recipes)
+    arrays = datasets.load(group.prepared.key).arrays
+    pictures = group.variant.task == "reconstruction"
+    targets = torch.from_numpy(arrays["test_x"] if pictures else arrays["test_y"])
+    pool, test = (torch.from_numpy(model.spaces[split]) for split in ("pool", "test"))
+    return Codes(pool[: group.anchors], test, training.inputs(targets))
+
+
+def _head(model: Trained) -> Callable[[torch.Tensor], torch.Tensor]:
+    head = training.restore(model).head
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([head(part) for part in x.split(training.CHUNK)])
+
+    return answer
+
+
+def _described(frame: pd.DataFrame, planned: PlannedRow, settings: Settings) -> pd.DataFrame:
+    """Say of every line which row it belongs to and what it was made from."""
+    labels = {name: group.variant.label for group in planned.groups for name in group.recipes}
+    titles = ", ".join(dict.fromkeys(group.prepared.title for group in planned.groups))
+    first = planned.groups[0].prepared
+    said = {"section": settings.section, "row": planned.row.name}
+    groups = {"group_a": frame.model_a.map(labels).fillna(""), "group_b": frame.model_b.map(labels).fillna("")}
+    sizes = {"data": titles, "source": first.source, "n_train": first.n_train, "profile": settings.profile}
+    front = pd.DataFrame(said, index=frame.index)
+    return pd.concat([front, frame.assign(**groups, **sizes)], axis=1)

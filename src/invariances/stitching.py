@@ -1,0 +1,131 @@
+"""Stitching: the encoder of one model into the head of another, without any fine-tuning.
+
+Three ways to connect them: *absolute* feeds the codes as they are, *relative* feeds relative
+representations to a head that was trained on such, a *fitted* map (affine, orthogonal) carries the
+codes into the head's own space. Every stitched score stands beside its ceiling, the same head on
+its own encoder, and beside controls that tell what the connection itself contributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import clone
+
+from invariances.spaces import SpaceError
+from invariances.transforms import INVARIANCES
+
+COLUMNS = ["model_a", "model_b", "invariance", "control", "score", "ceiling", "retention", "n_samples", "n_anchors"]
+"""Columns of the table that `stitch` returns; ``control`` is empty for a real pair."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """One encoder's embeddings of the anchors and of the samples that are scored."""
+
+    anchors: torch.Tensor
+    """Shape (k, d); the same k samples in the same order for every model."""
+    samples: torch.Tensor
+    """Shape (n, d)."""
+    targets: torch.Tensor
+    """What a head should make of the n samples: labels or pictures."""
+
+
+@dataclass(frozen=True)
+class Stitchable:
+    """A model taken apart: its codes and the head that reads them."""
+
+    codes: Codes
+    head: Callable[[torch.Tensor], torch.Tensor]
+    """Maps codes of shape (n, d), or relative representations (n, k), to outputs."""
+
+
+def stitch(
+    models: Mapping[str, Stitchable],
+    quality: Callable[[torch.Tensor, torch.Tensor], float],
+    invariance: str,
+    untrained: Codes | None = None,
+    lower_is_better: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Stitch all ordered pairs of models (paper, zero-shot stitching).
+
+    Parameters
+    ----------
+    models : mapping from names to Stitchable
+        For "relative", heads that were trained on relative representations of these anchors.
+    quality : callable
+        ``quality(outputs, targets)``, e.g. F1 or mean squared error.
+    invariance : str
+        "absolute", "scale", "relative", "affine" or "orthogonal".
+    untrained : Codes, optional
+        An untrained encoder of the same width, for the control of that name.
+    lower_is_better : bool
+        Whether `quality` is an error.
+    seed : int
+        Shuffles the anchors of the control of that name.
+
+    Returns
+    -------
+    DataFrame with the columns `COLUMNS`
+        ``score`` of encoder `model_a` in the head of `model_b`, ``ceiling`` of `model_b` unstitched
+        in the same space, ``retention`` = score / ceiling (ceiling / score for an error). Controls: "self-stitch" (the pair a, a
+        through the same path), "shuffled anchors" (correspondence broken on the encoder's side),
+        "untrained encoder".
+
+    Raises
+    ------
+    SpaceError
+        If there are fewer than two models, or the models have different numbers of anchors.
+    """
+    if len(models) < 2:
+        raise SpaceError(f"{len(models)} model given; stitching needs at least 2")
+    if len({len(model.codes.anchors) for model in models.values()}) > 1:
+        raise SpaceError("the models have different numbers of anchors; embed the same anchors with every encoder")
+    ceilings = {
+        name: quality(model.head(_own(invariance, model.codes)), model.codes.targets) for name, model in models.items()
+    }
+    rows = []
+    for a, b, control, codes in _connections(models, invariance, untrained, seed):
+        score = quality(models[b].head(_carried(invariance, codes, models[b].codes)), codes.targets)
+        retention = ceilings[b] / score if lower_is_better else score / ceilings[b]
+        sizes = (len(codes.samples), len(codes.anchors))
+        rows.append((a, b, invariance, control, score, ceilings[b], retention, *sizes))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _connections(
+    models: Mapping[str, Stitchable], invariance: str, untrained: Codes | None, seed: int
+) -> Iterator[tuple[str, str, str, Codes]]:
+    """Encoder name, head name, control and the encoder's codes, for every connection to score."""
+    for a, b in permutations(models, 2):
+        yield a, b, "", models[a].codes
+    for name, model in models.items():
+        yield name, name, "self-stitch", model.codes
+        if untrained is not None:
+            yield "untrained", name, "untrained encoder", untrained
+    if invariance in ("absolute", "scale"):
+        return
+    order = np.random.default_rng(seed).permutation(len(next(iter(models.values())).codes.anchors))
+    for a, b in permutations(models, 2):
+        codes = models[a].codes
+        yield a, b, "shuffled anchors", replace(codes, anchors=codes.anchors[order])
+
+
+def _own(invariance: str, codes: Codes) -> torch.Tensor:
+    """What a head reads of its own encoder: its codes, or their intrinsic transform."""
+    transform = clone(INVARIANCES[invariance])
+    return codes.samples if transform.fitted else transform.fit(codes.anchors).transform(codes.samples)
+
+
+def _carried(invariance: str, source: Codes, target: Codes) -> torch.Tensor:
+    """What the target's head reads of another encoder."""
+    transform = clone(INVARIANCES[invariance])
+    if transform.fitted:
+        return transform.fit(source.anchors, target.anchors).transform(source.samples)
+    return transform.fit(source.anchors).transform(source.samples)

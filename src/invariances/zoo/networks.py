@@ -1,0 +1,148 @@
+"""The networks: an encoder that makes codes, and a head that reads them.
+
+Encoders are small convolutional networks, torchvision's vision transformer, and transformers'
+BERT and RoBERTa from scratch. Heads start with LayerNorm, never with statistics of the batch, so
+that what a head answers for a sample does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from invariances.transforms import relative
+from invariances.zoo.recipes import Network
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class Model(nn.Module):
+    """An encoder and a head; the head reads codes, or relative representations if `anchors` > 0."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, x: torch.Tensor, anchors: torch.Tensor | None = None) -> torch.Tensor:
+        """Answer for inputs `x`; `anchors`, shape (k, d), are codes that make the space relative."""
+        codes = self.encoder(x)
+        return self.head(codes if anchors is None else relative(codes, anchors))
+
+
+def build(network: Network, task: str, anchors: int, shape: tuple[int, ...], classes: int, vocabulary: int) -> Model:
+    """Build a model with fresh weights.
+
+    Parameters
+    ----------
+    network : Network
+    task : "classification" or "reconstruction"
+    anchors : int
+        0 for a head on codes, k for a head on relative representations.
+    shape : tuple
+        (channels, pixels, pixels) of a picture, (length,) of a text.
+    classes, vocabulary : int
+        Of the data set.
+    """
+    width = anchors or network.dim
+    encoders = {"cnn": _cnn, "vit": _vit, "bert": _text, "roberta": _text}
+    encoder = encoders[network.family](network, shape, vocabulary)
+    head = _decoder(network, width, shape) if task == "reconstruction" else _classifier(width, classes)
+    return Model(encoder, head)
+
+
+def _classifier(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+
+
+def _cnn(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn.Module:
+    """`depth` convolutions, three of which halve the picture; a linear layer makes the code."""
+    channels, pixels, _ = shape
+    strides = [2, 2, 2] if network.depth == 3 else [2, 1, 2, 1, 2]
+    layers: list[nn.Module] = []
+    out = network.width
+    for i, stride in enumerate(strides):
+        layers += [
+            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out),
+            ACTIVATIONS[network.activation](),
+        ]
+        channels = out
+        if stride == 2 and i < len(strides) - 1:
+            out *= 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (pixels // 8) ** 2, network.dim))
+
+
+def _decoder(network: Network, width: int, shape: tuple[int, ...]) -> nn.Module:
+    """The mirror of the encoder: a linear layer, then upsampling and convolutions to a picture in [0, 1]."""
+    channels, pixels, _ = shape
+    side, deep = pixels // 8, network.width * 4
+    activation = ACTIVATIONS[network.activation]
+    layers: list[nn.Module] = [
+        nn.LayerNorm(width),
+        nn.Linear(width, deep * side**2),
+        nn.Unflatten(1, (deep, side, side)),
+    ]
+    for out in (deep // 2, deep // 4, deep // 4):
+        layers += [nn.BatchNorm2d(deep), activation(), nn.Upsample(scale_factor=2), nn.Conv2d(deep, out, 3, padding=1)]
+        deep = out
+    return nn.Sequential(
+        *layers, nn.BatchNorm2d(deep), activation(), nn.Conv2d(deep, channels, 3, padding=1), nn.Sigmoid()
+    )
+
+
+class _VisionEncoder(nn.Module):
+    def __init__(self, network: Network, pixels: int) -> None:
+        super().__init__()
+        from torchvision.models import VisionTransformer
+
+        self.body = VisionTransformer(
+            image_size=pixels,
+            patch_size=network.patch,
+            num_layers=network.depth,
+            num_heads=network.heads,
+            hidden_dim=network.dim,
+            mlp_dim=4 * network.dim,
+        )
+        self.body.heads = nn.Identity()  # the code is the class token after the last LayerNorm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x.expand(-1, 3, -1, -1))
+
+
+def _vit(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn.Module:
+    return _VisionEncoder(network, shape[1])
+
+
+class _TextEncoder(nn.Module):
+    """BERT or RoBERTa without its pooler; the code is the mean over the tokens that are not padding."""
+
+    def __init__(self, network: Network, length: int, vocabulary: int) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+
+        config_class, model_class = (
+            (BertConfig, BertModel) if network.family == "bert" else (RobertaConfig, RobertaModel)
+        )
+        config = config_class(
+            vocab_size=vocabulary,
+            hidden_size=network.dim,
+            num_hidden_layers=network.depth,
+            num_attention_heads=network.heads,
+            intermediate_size=4 * network.dim,
+            max_position_embeddings=length + 2,  # RoBERTa counts positions from 2
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        self.body = model_class(config, add_pooling_layer=False)
+        self.padding = config.pad_token_id
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = x != self.padding
+        hidden = self.body(input_ids=x, attention_mask=mask.long()).last_hidden_state
+        mask = mask.unsqueeze(-1).to(hidden)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+
+
+def _text(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn.Module:
+    return _TextEncoder(network, shape[0], vocabulary)

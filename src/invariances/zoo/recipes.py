@@ -1,0 +1,80 @@
+"""Recipes: everything that determines one trained model, and the key it is stored under."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from typing import Literal, Self
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic.dataclasses import dataclass
+
+from invariances.zoo.datasets import STRICT
+
+RECIPE_VERSION = 1
+"""Counted up whenever training would give another result for the same recipe."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Network:
+    """An encoder's architecture; the head follows from the task."""
+
+    family: Literal["cnn", "vit", "bert", "roberta"]
+    depth: PositiveInt
+    """Convolutions (3 or 5) or transformer layers."""
+    dim: PositiveInt
+    """Width of the code, and of a transformer."""
+    width: NonNegativeInt = 0
+    """Channels of a CNN's first convolution."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Of a CNN; transformers use GELU."""
+    patch: NonNegativeInt = 0
+    heads: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.family == "cnn" and (self.depth not in (3, 5) or self.width == 0):
+            raise ValueError("a cnn has depth 3 or 5 and a width")
+        if self.family != "cnn" and (self.heads == 0 or self.dim % self.heads):
+            raise ValueError("a transformer's dim is a multiple of its heads")
+        if self.family == "vit" and self.patch == 0:
+            raise ValueError("a vit has a patch size")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """How a model is trained; 0 epochs leave it untrained, as a reference."""
+
+    epochs: NonNegativeInt
+    batch_size: PositiveInt = 128
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: PositiveFloat = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    augmentation: Literal["none", "light", "heavy"] = "none"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Recipe:
+    """One model. Its key also seeds its weights and data order, so no two recipes share either."""
+
+    data: str
+    """Key of the prepared arrays."""
+    dataset: str
+    """The data set's title, for people."""
+    task: Literal["classification", "reconstruction"]
+    network: Network
+    training: Training
+    seed: NonNegativeInt
+    anchors: NonNegativeInt = 0
+    """0 for a head on codes; k for a head trained on relative representations of k anchors."""
+
+    def key(self, numerics: str) -> str:
+        """The name of the model in the store: a hash of the recipe, its version and the numerics."""
+        said = {**asdict(self), "version": RECIPE_VERSION, "numerics": numerics}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
+
+    def untrained(self) -> Recipe:
+        """The same network before training: the reference that alignment is read against."""
+        return replace(self, training=replace(self.training, epochs=0))

@@ -1,0 +1,25 @@
+"""What all tests share: one torch thread, a store of their own, no network, no data but the embedded."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("companion", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("companion")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory):
+    """A store that no run outside the tests can see, shared by the tests of one worker."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("INVARIANCES_HOME", str(tmp_path_factory.mktemp("home")))
+    for name in ("INVARIANCES_DATA", "INVARIANCES_CLUSTER"):
+        patch.delenv(name, raising=False)
+    yield
+    patch.undo()

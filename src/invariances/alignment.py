@@ -202,14 +202,16 @@ def _score_matrix(pairs: pd.DataFrame, value: str) -> pd.DataFrame:
 def _one_group_interval(scores: np.ndarray) -> Interval:
     n = len(scores)
     upper = scores[np.triu_indices(n, 1)]
-    mean = float(upper.mean())
+    mean = float(np.nanmean(upper))
     if n < 3:
         return Interval(mean, math.nan, math.nan, math.nan, n, "no interval from two models")
-    std = float(upper.std(ddof=1))
-    dropped = np.array([np.delete(np.delete(scores, i, 0), i, 1)[np.triu_indices(n - 1, 1)].mean() for i in range(n)])
+    std = float(np.nanstd(upper, ddof=1))
+    dropped = np.array([np.nanmean(np.delete(np.delete(scores, i, 0), i, 1)) for i in range(n)])
     jackknife = (n - 1) / n * np.square(dropped - dropped.mean()).sum()
     if n == 3:
         return _t_interval(mean, std, jackknife, n - 1, n, "3 models: jackknife only, a rough interval")
+    if np.isnan(upper).any():
+        return _t_interval(mean, std, jackknife, n - 1, n, "not all pairs count: jackknife only")
     rows = np.nansum(scores, axis=1) / (n - 1)
     effects = (n - 1) / (n - 2) * (rows - mean)
     residual = (scores - mean - effects[:, None] - effects[None, :])[np.triu_indices(n, 1)]

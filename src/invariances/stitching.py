@@ -21,7 +21,7 @@ from invariances.spaces import SpaceError
 from invariances.transforms import INVARIANCES
 
 COLUMNS = ["model_a", "model_b", "invariance", "control", "score", "ceiling", "retention", "n_samples", "n_anchors"]
-"""Columns of the table that `stitch` returns; ``control`` is empty for a real pair."""
+"""Columns of the table that `stitch` returns; ``control`` is "none" for a real pair."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def stitch(
     }
     rows = []
     for a, b, control, codes in _connections(models, invariance, untrained, seed):
-        score = quality(models[b].head(_carried(invariance, codes, models[b].codes)), codes.targets)
+        score = quality(connect(codes, models[b], invariance), codes.targets)
         retention = ceilings[b] / score if lower_is_better else score / ceilings[b]
         sizes = (len(codes.samples), len(codes.anchors))
         rows.append((a, b, invariance, control, score, ceilings[b], retention, *sizes))
@@ -104,7 +104,7 @@ def _connections(
 ) -> Iterator[tuple[str, str, str, Codes]]:
     """Encoder name, head name, control and the encoder's codes, for every connection to score."""
     for a, b in permutations(models, 2):
-        yield a, b, "", models[a].codes
+        yield a, b, "none", models[a].codes
     for name, model in models.items():
         yield name, name, "self-stitch", model.codes
         if untrained is not None:
@@ -123,9 +123,16 @@ def _own(invariance: str, codes: Codes) -> torch.Tensor:
     return codes.samples if transform.fitted else transform.fit(codes.anchors).transform(codes.samples)
 
 
-def _carried(invariance: str, source: Codes, target: Codes) -> torch.Tensor:
-    """What the target's head reads of another encoder."""
+def connect(source: Codes, target: Stitchable, invariance: str) -> torch.Tensor:
+    """What the target's head answers to another encoder's samples.
+
+    Parameters
+    ----------
+    source : Codes
+    target : Stitchable
+    invariance : str
+        How they are connected; see `stitch`.
+    """
     transform = clone(INVARIANCES[invariance])
-    if transform.fitted:
-        return transform.fit(source.anchors, target.anchors).transform(source.samples)
-    return transform.fit(source.anchors).transform(source.samples)
+    anchors = (source.anchors, target.codes.anchors) if transform.fitted else (source.anchors,)
+    return target.head(transform.fit(*anchors).transform(source.samples))

@@ -38,7 +38,7 @@ def _own_choice(dataset: str) -> str:
 
 
 def _initialization(name: str, dataset: str, network: str, remark: str = "") -> Row:
-    return Row(name, dataset, (Variant("", dataset, network),), remark)
+    return Row(name, dataset, (Variant(network.upper(), dataset, network),), remark)
 
 
 def _trained(dataset: str, network: str, **variants: dict[str, object]) -> tuple[Variant, ...]:
@@ -109,9 +109,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "stitching": (
-        Row("MNIST", "mnist", (Variant("", "mnist", "cnn-3", "reconstruction"),)),
-        Row("CIFAR-10", "cifar-10", (Variant("", "cifar-10", "cnn-3", "reconstruction"),)),
-        Row("TREC", "trec", (Variant("", "trec", "bert"),)),
+        Row("MNIST", "mnist", (Variant("Autoencoder", "mnist", "cnn-3", "reconstruction"),)),
+        Row("CIFAR-10", "cifar-10", (Variant("Autoencoder", "cifar-10", "cnn-3", "reconstruction"),)),
+        Row("TREC", "trec", (Variant("BERT", "trec", "bert"),)),
         Row(
             "Amazon (Cross-lingual)",
             "amazon",

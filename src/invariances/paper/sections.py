@@ -112,11 +112,10 @@ def _plan_group(variant: Variant, settings: Settings) -> Group:
             "give at most so many"
         )
     anchors = _anchor_count(prepared, settings)
-    label = variant.label or variant.network
     base = Recipe(prepared.key, prepared.title, variant.task, network, _training(variant, network, settings), 0)
     seeds = range(settings.value("seeds"))
-    recipes = {f"{label} {seed}": replace(base, seed=seed) for seed in seeds}
-    untrained = {f"{label} {seed}": replace(base, seed=seed).untrained() for seed in seeds[:UNTRAINED]}
+    recipes = {f"{variant.label} {seed}": replace(base, seed=seed) for seed in seeds}
+    untrained = {f"{variant.label} {seed}": replace(base, seed=seed).untrained() for seed in seeds[:UNTRAINED]}
     relative = {name: replace(recipe, anchors=anchors) for name, recipe in recipes.items()}
     return Group(variant, prepared, anchors, recipes, untrained, relative if settings.section == "stitching" else {})
 
@@ -278,7 +277,7 @@ def _described(frame: pd.DataFrame, planned: PlannedRow, settings: Settings) -> 
     titles = ", ".join(dict.fromkeys(group.prepared.title for group in planned.groups))
     first = planned.groups[0].prepared
     said = {"section": settings.section, "row": planned.row.name}
-    groups = {"group_a": frame.model_a.map(labels).fillna(""), "group_b": frame.model_b.map(labels).fillna("")}
+    groups = {f"group_{end}": frame[f"model_{end}"].map(labels).fillna("untrained") for end in "ab"}
     sizes = {"data": titles, "source": first.source, "n_train": first.n_train, "profile": settings.profile}
     front = pd.DataFrame(said, index=frame.index)
     return pd.concat([front, frame.assign(**groups, **sizes)], axis=1)

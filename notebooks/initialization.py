@@ -1,0 +1,82 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Invariances to initialization
+#
+# The same network, trained on the same data from different random seeds: which invariance makes its spaces comparable?
+# Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
+
+# %% tags=["parameters"]
+profile: str = "smoke"  # size of the run: smoke (embedded stand-ins), laptop (real data), full (GPUs)
+datasets: "Optional[str]" = None  # comma list of the rows' data sets: mnist, fashion-mnist, cifar-10, cifar-100, trec, dbpedia; None runs all
+seeds: "Optional[int]" = None  # models per variant, at least 2; None takes the profile's
+anchors: "Optional[int]" = None  # anchors that transforms are fitted on; None takes the profile's
+epochs: "Optional[int]" = None  # passes over the training samples; None takes the profile's
+samples: "Optional[int]" = None  # training samples; None takes at most the profile's
+metric: str = "cosine"  # what alignment is measured by: cosine, cka, cka_debiased, procrustes
+device: str = "auto"  # where to train: auto, cpu, cuda
+data: "Optional[str]" = None  # auto (INVARIANCES_DATA, then the hub), builtin (stand-ins), or a folder
+
+# %% tags=["remove-cell"]
+# stops here, with one sentence, if a parameter is unknown or has a value it cannot have
+from invariances.paper import parameters
+
+settings = parameters.read("initialization", globals())
+
+# %% tags=["remove-input"]
+import pandas as pd
+from IPython.display import Markdown
+from myst_nb import glue
+
+from invariances.paper import claims, figures, sections, tables
+
+study = sections.run(settings)
+results = pd.read_csv(study.save())
+Markdown(tables.banner(results))
+
+# %% [markdown]
+# ## The models
+#
+# Every model has its own initial weights and its own data order; no two share either.
+
+# %% tags=["remove-input"]
+tables.Shown(tables.models(study.rows), "How well the models do their own task, on the test split")
+
+# %% [markdown]
+# ## Reported and measured
+#
+# *Measured* is the mean ± standard deviation over pairs of models, the form of the paper's table. The interval
+# is over models, since pairs share models. *Null* is the expected score when the samples of one side are
+# shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks of the
+# same kind. *Calibrated* is 0 at the null and 1 for perfect agreement. Raw and scale coincide under cosine by
+# definition, since cosine ignores the length of a vector.
+
+# %% tags=["remove-input"]
+tables.Shown(tables.alignment("initialization", results, study.not_run), "Alignment across random seeds, reported and measured")
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Alignment across seeds by invariance: pairs of models, three chance references, interval and reported value, one panel per data set"}}
+figures.alignment(study);
+
+# %% [markdown]
+# ## Two spaces side by side
+#
+# The same held-out samples in two models, coloured by class. Both models are drawn on the principal axes of the
+# left one, so that agreement shows as the same picture.
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Two models' latent spaces, raw and relative: raw clouds differ between the models, relative ones can be compared"}}
+first_images = next((r for r in study.rows.values() if r.planned.groups[0].variant.network.startswith("cnn")), None)
+figures.latents(first_images or next(iter(study.rows.values())));
+
+# %% [markdown]
+# ## The key finding
+
+# %% tags=["remove-input"]
+verdict = claims.judge("initialization", results)
+glue("initialization_verdict", Markdown(verdict.verdict), display=False)
+verdict

@@ -1,0 +1,78 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Invariances to training modality
+#
+# The same network and data, trained in different ways: which invariance makes the spaces comparable?
+# Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
+
+# %% tags=["parameters"]
+profile: str = "smoke"  # size of the run: smoke (embedded stand-ins), laptop (real data), full (GPUs)
+datasets: "Optional[str]" = None  # comma list of the rows' data sets: cifar-10, cifar-100, imagenet, amazon; None runs all
+seeds: "Optional[int]" = None  # models per variant, at least 2; None takes the profile's
+anchors: "Optional[int]" = None  # anchors that transforms are fitted on; None takes the profile's
+epochs: "Optional[int]" = None  # passes over the training samples; None takes the profile's
+samples: "Optional[int]" = None  # training samples; None takes at most the profile's
+metric: str = "cosine"  # what alignment is measured by: cosine, cka, cka_debiased, procrustes
+device: str = "auto"  # where to train: auto, cpu, cuda
+data: "Optional[str]" = None  # auto (INVARIANCES_DATA, then the hub), builtin (stand-ins), or a folder
+
+# %% tags=["remove-cell"]
+# stops here, with one sentence, if a parameter is unknown or has a value it cannot have
+from invariances.paper import parameters
+
+settings = parameters.read("training", globals())
+
+# %% tags=["remove-input"]
+import pandas as pd
+from IPython.display import Markdown
+from myst_nb import glue
+
+from invariances.paper import claims, figures, sections, tables
+
+study = sections.run(settings)
+results = pd.read_csv(study.save())
+Markdown(tables.banner(results))
+
+# %% [markdown]
+# ## The models
+#
+# Models of the two conditions have their own initial weights: a shared initialization alone would make raw spaces agree.
+
+# %% tags=["remove-input"]
+tables.Shown(tables.models(study.rows), "How well the models do their own task, on the test split")
+
+# %% [markdown]
+# ## Reported and measured
+#
+# *Measured* is the mean ± standard deviation over pairs of models, the form of the paper's table. The interval
+# is over models, since pairs share models. *Null* is the expected score when the samples of one side are
+# shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks of the
+# same kind. *Calibrated* is 0 at the null and 1 for perfect agreement. Raw and scale coincide under cosine by
+# definition, since cosine ignores the length of a vector.
+
+# %% tags=["remove-input"]
+tables.Shown(tables.alignment("training", results, study.not_run), "Alignment across training procedures, reported and measured")
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Alignment across training procedures by invariance: pairs of models, three chance references, interval and reported value, one panel per comparison"}}
+figures.alignment(study);
+
+# %% [markdown]
+# ## The attention figure
+#
+# The paper shows attention weights over features that stay similar across training procedures. It is **not run**: it
+# needs a product of invariances with self-attention, which is not part of this version.
+
+# %% [markdown]
+# ## The key finding
+
+# %% tags=["remove-input"]
+verdict = claims.judge("training", results)
+glue("training_verdict", Markdown(verdict.verdict), display=False)
+verdict

@@ -1,0 +1,153 @@
+"""The command: run a section, build the book, see the data, or ask about your own embeddings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from invariances import __version__
+
+ENVIRONMENT = """
+Environment (relative paths count from the folder of the start):\n
+  INVARIANCES_DATA     a folder of hub-schema Parquet, e.g. data/ylecun/mnist/train-*.parquet\n
+  INVARIANCES_HOME     trained models and decoded data (default: the user's cache folder)\n
+  INVARIANCES_CLUSTER  a Dask scheduler's address or file, to train on a cluster\n
+"""
+EXAMPLES = """
+Examples:\n
+  invariances data\n
+  invariances run initialization --dry-run\n
+  invariances run initialization -p profile laptop -p datasets mnist -p seeds 3\n
+  invariances discover a.npy b.npy c.npy --anchors 500 --html report.html\n
+  invariances book\n
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Which transformation relates two networks' latent spaces, and can they be stitched? "
+    "The reproducible companion to 'Infusing Invariances in Neural Representations'.",
+    epilog=EXAMPLES + "\n" + ENVIRONMENT,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"invariances {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example:\n\n  invariances run stitching -p profile laptop -p datasets mnist,cifar-10 -p seeds 3")
+def run(
+    section: Annotated[str, typer.Argument(help="initialization, architecture, training or stitching")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="A notebook parameter; may be repeated."),
+    ] = None,
+    into: Annotated[Path, typer.Option(help="Where the executed notebook and its CSV go.")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Run one section's notebook; the output appears only if it succeeds."""
+    from invariances.book import run_section
+    from invariances.paper.parameters import check
+
+    given = dict(_pair(text) for text in parameter or [])
+    settings = check(section, given)
+    if dry_run:
+        from invariances.paper.sections import plan_table
+
+        typer.echo(plan_table(settings).to_string(index=False))
+        return
+    typer.echo(f"{run_section(section, given, into, progress=not quiet)}")
+
+
+def _pair(text: str) -> tuple[str, object]:
+    """One parameter, its value read as papermill's command reads it."""
+    from papermill.cli import _resolve_type
+
+    from invariances.paper.parameters import ParameterError
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ParameterError(f"parameter {text!r} has no value; write -p NAME VALUE, e.g. -p seeds 3")
+    return name, _resolve_type(value)
+
+
+@app.command()
+def book(
+    profile: Annotated[str, typer.Option(help="smoke, laptop or full")] = "smoke",
+    folder: Annotated[Path | None, typer.Option(help="Where to build (default: _build/PROFILE).")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Run all sections and build the book from them, in a copy: no tracked file changes."""
+    from invariances.book import make_book, root
+    from invariances.paper.parameters import check
+
+    check("initialization", {"profile": profile})
+    index, seconds = make_book(profile, folder or root() / "_build" / profile, progress=not quiet)
+    for part, taken in seconds.items():
+        typer.echo(f"{part:>15} {taken:7.1f} s")
+    typer.echo(f"{'in all':>15} {sum(seconds.values()):7.1f} s\n\nThe book: {index}")
+
+
+@app.command()
+def data() -> None:
+    """Show which data sets can be reached, from where, and how many samples they have."""
+    from invariances.zoo.datasets import status
+    from invariances.zoo.home import data_folder, home
+
+    typer.echo(status().to_string(index=False))
+    typer.echo(f"\nINVARIANCES_DATA: {data_folder() or 'not set'}\nINVARIANCES_HOME: {home()}")
+    typer.echo("The smoke profile needs none of these: it uses embedded stand-ins.")
+
+
+@app.command(epilog="Example:\n\n  invariances discover a.npy b.npy --anchors 500 --html report.html")
+def discover(
+    spaces: Annotated[list[Path], typer.Argument(help="Embeddings of the same samples: .npy or .safetensors, n x d.")],
+    anchors: Annotated[int, typer.Option(help="How many rows the maps are fitted on.")] = 500,
+    seed: Annotated[int, typer.Option(help="Draws the anchors.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page.")] = None,
+) -> None:
+    """Find the transformation that relates your own embeddings, or none."""
+    from invariances.discovery import discover as find
+
+    # files of one name in several folders keep their paths as names
+    names = [path.stem for path in spaces]
+    labels = names if len(set(names)) == len(names) else [str(path) for path in spaces]
+    report = find(dict(zip(labels, spaces, strict=True)), anchors=anchors, seed=seed)
+    typer.echo(report.ladder.to_string(index=False, float_format="{:.3f}".format))
+    typer.echo(f"\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}\n{report.verdict}")
+    if html:
+        typer.echo(f"Report: {report.to_html(html)}")
+
+
+def main() -> None:
+    """Run the command; expected failures end in one sentence and exit status 1."""
+    try:
+        app(args=_joined(sys.argv[1:]))
+    except (ValueError, RuntimeError) as error:
+        typer.echo(f"invariances: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Let ``-p NAME VALUE`` be written as papermill's command has it."""
+    joined, rest = [], iter(arguments)
+    for argument in rest:
+        joined.append(argument)
+        if argument in ("-p", "--parameter"):
+            name = next(rest, "")
+            joined.append(name if "=" in name else f"{name}={next(rest, '')}")
+    return joined

@@ -1,0 +1,157 @@
+"""The figures, each drawn from measured data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from sklearn.decomposition import PCA
+
+from invariances.alignment import align, interval
+from invariances.paper.claims import across_groups, groups_of
+from invariances.paper.reported import ALIGNMENT
+from invariances.paper.rows import INVARIANCES
+from invariances.paper.sections import RowResult, Study, stitchables
+from invariances.stitching import connect
+from invariances.transforms import Relative
+from invariances.zoo import datasets
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REFERENCES = {"null": "shuffled", "null_within_class": "shuffled in class", "untrained": "untrained"}
+
+
+def alignment(study: Study) -> Figure:
+    """Alignment by invariance, a panel per row: pairs, interval over models, references, reported value."""
+    frame, reported = study.frame, ALIGNMENT[study.settings.section]
+    rows = list(study.rows)
+    columns = min(3, len(rows))
+    shape = (-(-len(rows) // columns), columns)
+    figure, axes = plt.subplots(*shape, figsize=(4.2 * columns, 3.4 * shape[0]), squeeze=False, layout="constrained")
+    for ax in axes.flat[len(rows) :]:
+        ax.set_visible(False)
+    for row, ax in zip(rows, axes.flat, strict=False):
+        part = across_groups(frame[frame.row == row])
+        for i, invariance in enumerate(INVARIANCES):
+            _draw_cell(ax, i, part[part.invariance == invariance], reported.get(row, {}).get(invariance))
+        ax.set_xticks(range(len(INVARIANCES)), ["raw", "scale", "rotation\n(relative)", "affine"])
+        ax.set(title=row, ylabel=study.settings.metric)
+        ax.grid(axis="y", color="0.92")
+        ax.set_axisbelow(True)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique), frameon=False)
+    return figure
+
+
+def _draw_cell(ax: plt.Axes, i: int, pairs: pd.DataFrame, reported: object) -> None:
+    trained, untrained = (pairs[pairs.reference == kind] for kind in ("trained", "untrained"))
+    spread = np.linspace(-0.12, 0.12, len(trained))
+    ax.plot(i + spread, trained.score, "o", color="C0", alpha=0.45, markersize=3.5, label="pairs of models")
+    levels = {"null": trained.null.mean(), "null_within_class": trained.null_within_class.mean()}
+    levels["untrained"] = untrained.score.mean()
+    for (kind, level), style in zip(levels.items(), (":", "--", "-."), strict=True):
+        ax.plot([i - 0.32, i + 0.32], [level, level], style, color="0.35", linewidth=1.3, label=REFERENCES[kind])
+    span = interval(trained, "score", groups_of(trained))
+    if span.low == span.low:
+        ax.plot([i + 0.22] * 2, [span.low, span.high], color="C0", linewidth=2.4, label="95 % interval over models")
+    if reported is not None:
+        ax.plot(i - 0.22, reported.mean, "D", color="C3", markersize=5, label="reported")
+
+
+def latents(result: RowResult) -> Figure:
+    """Two models' spaces side by side, raw and relative: the same samples on two principal axes, by class."""
+    group = result.planned.groups[0]
+    labels = datasets.load(group.prepared.key).arrays["test_y"][:500]
+    raw = {name: model.spaces["test"] for name, model in list(result.models.items())[:2]}
+    relative = {
+        name: Relative().fit(result.models[name].spaces["pool"][: group.anchors]).transform(space)
+        for name, space in raw.items()
+    }
+    figure, axes = plt.subplots(2, 2, figsize=(7.2, 6.6), layout="constrained")
+    for line, (kind, spaces) in zip(axes, (("raw", raw), ("relative", relative)), strict=True):
+        # the left model's axes serve both, so that agreement shows as the same picture
+        axes_of_left = PCA(2, random_state=0).fit(next(iter(spaces.values())))
+        for ax, (name, space) in zip(line, spaces.items(), strict=True):
+            ax.scatter(*axes_of_left.transform(space)[:500].T, c=labels, cmap="tab10", s=7, alpha=0.75)
+            ax.set(title=f"{kind}: {name}", xticks=[], yticks=[])
+    figure.supxlabel("principal axes of the left model's space", fontsize=9)
+    return figure
+
+
+def cka_heatmap(study: Study) -> tuple[Figure, pd.DataFrame]:
+    """Debiased CKA between all models that were run on the same pictures, blocks by architecture.
+
+    Returns
+    -------
+    figure : Figure
+    table : DataFrame
+        The tidy pairs that it shows, as `align` returns them.
+    """
+    shared = [r for r in study.rows.values() if r.planned.row.dataset == "cifar-10"]
+    spaces = {name: model.spaces["test"] for result in shared for name, model in result.models.items()}
+    table = align(spaces, invariances=("absolute",), metrics=("cka_debiased",))
+    both = pd.concat([table, table.rename(columns={"model_a": "model_b", "model_b": "model_a"})])
+    matrix = both.pivot_table("score", "model_a", "model_b").reindex(index=list(spaces), columns=list(spaces))
+    matrix = matrix.fillna(pd.DataFrame(np.eye(len(spaces)), matrix.index, matrix.columns))
+    figure, ax = plt.subplots(figsize=(7, 6), layout="constrained")
+    sns.heatmap(matrix, vmin=0, vmax=1, cmap="mako", square=True, ax=ax)
+    labels = [name.rsplit(" ", 1)[0] for name in spaces]
+    for edge in [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]]:
+        ax.axhline(edge, color="white", linewidth=1.5)
+        ax.axvline(edge, color="white", linewidth=1.5)
+    ax.set(xlabel="", ylabel="", title="Debiased linear CKA, held-out samples")
+    return figure, table
+
+
+def reconstructions(result: RowResult, pictures: int = 8) -> Figure:
+    """Original, reconstruction, and stitched by each space, for the same pictures and one pair of models."""
+    planned = result.planned
+    names = list(result.models)[:2]
+    absolute = stitchables(planned, {name: result.models[name] for name in names})
+    relative = stitchables(planned, {name: result.relative[name] for name in names})
+    a, b = names
+    lines = {"original": absolute[a].codes.targets, "not stitched": absolute[b].head(absolute[b].codes.samples)}
+    for space in ("absolute", "relative", "affine", "orthogonal"):
+        pieces = relative if space == "relative" else absolute
+        lines[f"stitched: {space}"] = connect(pieces[a].codes, pieces[b], space)
+    figure, axes = plt.subplots(len(lines), pictures, figsize=(pictures, 1.08 * len(lines)), layout="constrained")
+    for line, (title, images) in zip(axes, lines.items(), strict=True):
+        for ax, image in zip(line, images, strict=False):
+            ax.imshow(_picture(image), cmap="gray", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def _picture(image: torch.Tensor) -> np.ndarray:
+    return image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
+
+
+def stitching(study: Study) -> Figure:
+    """Share of the ceiling that stitching keeps, by space, with the controls."""
+    rows = list(study.rows)
+    figure, axes = plt.subplots(1, len(rows), figsize=(3.4 * len(rows), 3.6), squeeze=False, layout="constrained")
+    spaces = ["absolute", "relative", "affine", "orthogonal"]
+    for row, ax in zip(rows, axes.flat, strict=True):
+        part = study.frame[study.frame.row == row]
+        real = across_groups(part[part.control == "none"])
+        sns.stripplot(real, x="invariance", y="retention", order=spaces, ax=ax, color="C0", size=4, alpha=0.5)
+        for control, style in (("shuffled anchors", ":"), ("untrained encoder", "-.")):
+            means = part[part.control == control].groupby("invariance").retention.mean()
+            for space, level in means.items():
+                x = spaces.index(space)
+                ax.plot([x - 0.35, x + 0.35], [level] * 2, style, color="0.35", label=control)
+        ax.axhline(1, color="0.8", linewidth=1)
+        ax.set(title=row, xlabel="", ylabel="share of the ceiling kept")
+        ax.tick_params(axis="x", rotation=30)
+    entries = {}
+    for ax in axes.flat:
+        entries |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, frameon=False)
+    return figure

@@ -1,0 +1,180 @@
+"""The tables: what was reported beside what was measured, from the tidy table alone.
+
+Every function takes the tidy frame of a section, so that a reader can make each table again from
+the CSV that lies beside a notebook.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from invariances.alignment import Interval, interval
+from invariances.paper.claims import across_groups, groups_of
+from invariances.paper.reported import ALIGNMENT, STITCHING
+from invariances.paper.rows import INVARIANCES, ROWS
+
+NOT_RUN = "not run"
+SPACES = {"absolute": "Abs", "relative": "Rel", "affine": "Affine", "orthogonal": "Orthogonal"}
+
+
+def alignment(section: str, frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Alignment by row and invariance: reported, measured, nulls, calibrated, interval, data.
+
+    Parameters
+    ----------
+    section : "initialization", "architecture" or "training"
+    frame : DataFrame
+        The tidy table; rows of several groups count only pairs across groups.
+    not_run : mapping from row names to reasons, optional
+        Why rows that are not in `frame` were left out.
+
+    Returns
+    -------
+    DataFrame
+        One line for every row and invariance of the paper's table, run or not.
+    """
+    lines = []
+    for row in ROWS[section]:
+        cells = ALIGNMENT[section].get(row.name, {})
+        part = across_groups(frame[frame.row == row.name])
+        for invariance, title in INVARIANCES.items():
+            line = {"Row": row.name, "Invariance": title, "Reported": str(cells.get(invariance, "not in the paper"))}
+            pairs = part[part.invariance == invariance]
+            lines.append(line | (_aligned(pairs) if len(pairs) else _not_run(_reason(row.name, not_run))))
+    return pd.DataFrame(lines)
+
+
+def _aligned(pairs: pd.DataFrame) -> dict[str, str]:
+    trained, untrained = (pairs[pairs.reference == kind] for kind in ("trained", "untrained"))
+    span = interval(trained, "score", groups_of(trained))
+    first = trained.iloc[0]
+    return {
+        "Measured": f"{span.mean:.2f} ± {span.std:.2f}",
+        "95 % interval": _interval(span),
+        "Null": _number(trained.null.mean()),
+        "Null in class": _number(trained.null_within_class.mean()),
+        "Untrained": _number(untrained.score.mean()),
+        "Calibrated": _number(trained.calibrated.mean()),
+        "Calibrated, untrained": _number(untrained.calibrated.mean()),
+        "Models": str(span.models),
+        "Data": _data(first, f"{first.n_anchors} anchors, {first.n_samples:,} scored"),
+        "Note": _notes(trained, span),
+    }
+
+
+def stitching(frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Stitching by row and space: reported, ceiling, stitched, interval, null (shuffled anchors), calibrated.
+
+    The null is the score with shuffled anchors, or of an untrained encoder for the absolute space,
+    which has no anchors. Errors are MSE x 1000, F1 is in percent, as in the paper.
+    """
+    lines = []
+    for row in ROWS["stitching"]:
+        part = frame[frame.row == row.name]
+        for space, title in SPACES.items():
+            reported = STITCHING[row.name]
+            line = {
+                "Row": row.name,
+                "Stitched": title,
+                "Reported non-stitched": str(reported["ceiling"]),
+                "Reported stitched": str(reported.get(space, "not in the paper")),
+            }
+            own = part[part.invariance == space]
+            lines.append(line | (_stitched(own) if len(own) else _not_run(_reason(row.name, not_run))))
+    return pd.DataFrame(lines)
+
+
+def _stitched(own: pd.DataFrame) -> dict[str, str]:
+    factor = 1000 if own.metric.iloc[0] == "mse" else 100
+    real = across_groups(own[own.control == "none"])
+    controls = {name: own[own.control == name].score.mean() for name in ("shuffled anchors", "untrained encoder")}
+    null = controls["shuffled anchors"]
+    null = controls["untrained encoder"] if math.isnan(null) else null
+    span = interval(real, "score", groups_of(real))
+    ceiling, score = real.ceiling.mean(), real.score.mean()
+    first = real.iloc[0]
+    return {
+        "Metric": "MSE ×10⁻³" if factor == 1000 else "F1, %",
+        "Ceiling": f"{factor * ceiling:.2f}",
+        "Measured": f"{factor * span.mean:.2f} ± {factor * span.std:.2f}",
+        "95 % interval": _interval(span, factor, digits=2),
+        "Null": _number(factor * null),
+        "Calibrated": _number((score - null) / (ceiling - null)) if null == null else "-",
+        "Retention": _number(real.retention.mean()),
+        "Models": str(real.model_a.nunique()),
+        "Data": _data(first, f"{first.n_anchors} anchors, {first.n_samples:,} scored"),
+        "Note": "; ".join(filter(None, (span.note, "" if null == null else "no null: absolute, across test sets"))),
+    }
+
+
+def _not_run(reason: str) -> dict[str, str]:
+    return {"Measured": NOT_RUN, "Note": reason}
+
+
+def _reason(row: str, not_run: Mapping[str, str] | None) -> str:
+    return (not_run or {}).get(row, "not in this run")
+
+
+def _interval(span: Interval, factor: float = 1.0, digits: int = 2) -> str:
+    if math.isnan(span.low):
+        return "-"
+    return f"[{factor * span.low:.{digits}f}, {factor * span.high:.{digits}f}]"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _data(first: pd.Series, sizes: str) -> str:
+    return f"{first.data}; {first.n_train:,} training samples, {sizes}"
+
+
+def _notes(pairs: pd.DataFrame, span: Interval) -> str:
+    return "; ".join(dict.fromkeys(note for note in (span.note, *pairs.note.dropna()) if note))
+
+
+def models(rows: Mapping[str, object]) -> pd.DataFrame:
+    """How well the trained models do their own task, per row and group: the mean over seeds."""
+    lines = []
+    for name, result in rows.items():
+        for group in result.planned.groups:
+            scores = pd.DataFrame([result.models[model].scores for model in group.recipes])
+            shown = {score: f"{scores[score].mean():.4f}" for score in ("accuracy", "f1", "mse") if score in scores}
+            network = next(iter(group.recipes.values())).network
+            sizes = f"{network.family}, {network.depth} layers, code {network.dim}"
+            lines.append({"Row": name, "Group": group.variant.label, "Network": sizes, "Models": len(scores), **shown})
+    return pd.DataFrame(lines)
+
+
+class Shown:
+    """A table as a notebook shows it: HTML that scrolls within itself, with a caption."""
+
+    def __init__(self, table: pd.DataFrame, caption: str) -> None:
+        self.table = table
+        self.caption = caption
+
+    def _repr_html_(self) -> str:
+        body = self.table.fillna("").to_html(index=False, border=0, classes="companion", justify="left", na_rep="")
+        caption = f"<caption>{html.escape(self.caption)}</caption>"
+        body = body.replace("<thead>", f"{caption}<thead>", 1).replace("<th>", '<th scope="col">')
+        return f'<div class="table-scroll" tabindex="0" role="region" aria-label="{html.escape(self.caption)}">{body}</div>'
+
+    def __repr__(self) -> str:
+        return f"{self.caption}\n{self.table.to_string(index=False)}"
+
+
+def banner(frame: pd.DataFrame) -> str:
+    """Markdown that says at the top of a results page what its numbers are worth, and which data they come from."""
+    profile = frame.profile.iloc[0]
+    used = "; ".join(dict.fromkeys(f"{data} ({source})" for data, source in zip(frame.data, frame.source, strict=True)))
+    size = {
+        "smoke": "**Smoke size.** Embedded stand-in data and tiny networks: these numbers show that every step runs, "
+        "they do not speak for or against the paper, and no verdict is passed on them.",
+        "laptop": "**Laptop size.** Real data at the size of a laptop run.",
+        "full": "**Full size.** Whole data sets.",
+    }[profile]
+    return f"> {size}\n>\n> Data used: {used}."

@@ -61,7 +61,7 @@ tables.Shown(tables.models(study.rows), "How well the models do their own task, 
 tables.Shown(tables.alignment("architecture", results, study.not_run), "Alignment across architectures, reported and measured")
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Alignment across architectures by invariance: pairs of models, three chance references, interval and reported value, one panel per comparison"}}
-figures.alignment(study);
+figures.alignment(study)
 
 # %% [markdown]
 # ## CKA over all architectures
@@ -82,5 +82,5 @@ else:
 
 # %% tags=["remove-input"]
 verdict = claims.judge("architecture", results)
-glue("architecture_verdict", Markdown(verdict.verdict), display=False)
+glue("architecture_verdict", verdict.verdict, display=False)
 verdict

@@ -61,7 +61,7 @@ tables.Shown(tables.models(study.rows), "How well the models do their own task, 
 tables.Shown(tables.alignment("initialization", results, study.not_run), "Alignment across random seeds, reported and measured")
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Alignment across seeds by invariance: pairs of models, three chance references, interval and reported value, one panel per data set"}}
-figures.alignment(study);
+figures.alignment(study)
 
 # %% [markdown]
 # ## Two spaces side by side
@@ -71,12 +71,12 @@ figures.alignment(study);
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Two models' latent spaces, raw and relative: raw clouds differ between the models, relative ones can be compared"}}
 first_images = next((r for r in study.rows.values() if r.planned.groups[0].variant.network.startswith("cnn")), None)
-figures.latents(first_images or next(iter(study.rows.values())));
+figures.latents(first_images or next(iter(study.rows.values())))
 
 # %% [markdown]
 # ## The key finding
 
 # %% tags=["remove-input"]
 verdict = claims.judge("initialization", results)
-glue("initialization_verdict", Markdown(verdict.verdict), display=False)
+glue("initialization_verdict", verdict.verdict, display=False)
 verdict

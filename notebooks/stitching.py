@@ -62,7 +62,7 @@ tables.Shown(tables.models(study.rows), "How well the models do their own task, 
 tables.Shown(tables.stitching(results, study.not_run), "Zero-shot stitching, reported and measured")
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Share of the ceiling that stitching keeps by space, with shuffled-anchor and untrained-encoder controls, one panel per row"}}
-figures.stitching(study);
+figures.stitching(study)
 
 # %% [markdown]
 # ## What stitched pictures look like
@@ -79,5 +79,5 @@ else:
 
 # %% tags=["remove-input"]
 verdict = claims.judge("stitching", results)
-glue("stitching_verdict", Markdown(verdict.verdict), display=False)
+glue("stitching_verdict", verdict.verdict, display=False)
 verdict

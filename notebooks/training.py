@@ -61,7 +61,7 @@ tables.Shown(tables.models(study.rows), "How well the models do their own task, 
 tables.Shown(tables.alignment("training", results, study.not_run), "Alignment across training procedures, reported and measured")
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Alignment across training procedures by invariance: pairs of models, three chance references, interval and reported value, one panel per comparison"}}
-figures.alignment(study);
+figures.alignment(study)
 
 # %% [markdown]
 # ## The attention figure
@@ -74,5 +74,5 @@ figures.alignment(study);
 
 # %% tags=["remove-input"]
 verdict = claims.judge("training", results)
-glue("training_verdict", Markdown(verdict.verdict), display=False)
+glue("training_verdict", verdict.verdict, display=False)
 verdict

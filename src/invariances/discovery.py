@@ -31,6 +31,7 @@ DELTA = 0.01
 WEAK = 0.5
 """Explained variance below which a verdict is called weak."""
 FOLDS = 5
+QUESTION = "Which transformation relates these spaces?"
 
 RUNGS = (
     "constant",
@@ -50,7 +51,7 @@ class Verdict:
     """The ladder's answer."""
 
     invariance: str
-    """One of "none", "identity", "translation", "scale", "orthogonal", "orthogonal+translation", "similarity" or "affine"."""
+    """One of `RUNGS`, or "none" where no class of maps beats a constant."""
     explained_variance: float
     """Share of the target's held-out variance that this class of maps explains."""
     weak: bool
@@ -59,7 +60,7 @@ class Verdict:
     def __str__(self) -> str:
         share = f"{100 * self.explained_variance:.0f} % of the held-out variance"
         if self.invariance == "none":
-            return f"No map relates these {self.models} spaces: none explains more of the held-out variance than a constant."
+            return f"No map relates these {self.models} spaces: none explains more held-out variance than a constant."
         caution = " This is weak evidence." if self.weak else ""
         bound = ""
         if self.models == 2 and self.invariance == "affine":
@@ -125,11 +126,11 @@ class Report:
             for title, frame in (("Ladder", self.ladder), ("Structure of T", self.structure), ("All pairs", self.table))
         )
         page = (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Which transformation relates these spaces?</title>'
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{QUESTION}</title>'
             "<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
             "img{max-width:100%}table{display:block;overflow-x:auto;border-collapse:collapse;font-size:.85rem}"
             "td,th{padding:.2rem .6rem;text-align:right}</style>"
-            f"<h1>Which transformation relates these spaces?</h1><p>{self.verdict}</p>"
+            f"<h1>{QUESTION}</h1><p>{self.verdict}</p>"
             f"<p>By the paper's rule (highest calibrated alignment): <b>{self.paper_choice}</b>.</p>"
             f'<img alt="Alignment of pairs and ladder of maps" src="data:image/png;base64,{picture}">{tables}</html>'
         )

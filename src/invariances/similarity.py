@@ -392,6 +392,6 @@ def cka(x: Space, y: Space, debiased: bool = False) -> float:
 
 
 def procrustes(x: Space, y: Space) -> float:
-    """Procrustes distance ``2 - 2 |X'Y|_*`` of centred spaces of unit Frobenius norm, in [0, 2]; 0 is the same shape."""
+    """Procrustes distance ``2 - 2 |X'Y|_*`` of centred spaces of unit norm, in [0, 2]; 0 is one shape."""
     x, y = read_spaces({"x": x, "y": y}).values()
     return _distance(_prepare_shape(x, None).unit, _prepare_shape(y, None).unit)

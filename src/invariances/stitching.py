@@ -74,9 +74,9 @@ def stitch(
     -------
     DataFrame with the columns `COLUMNS`
         ``score`` of encoder `model_a` in the head of `model_b`, ``ceiling`` of `model_b` unstitched
-        in the same space, ``retention`` = score / ceiling (ceiling / score for an error). Controls: "self-stitch" (the pair a, a
-        through the same path), "shuffled anchors" (correspondence broken on the encoder's side),
-        "untrained encoder".
+        in the same space, ``retention`` = score / ceiling (ceiling / score for an error). Controls:
+        "self-stitch" (the pair a, a through the same path), "shuffled anchors" (correspondence broken
+        on the encoder's side), "untrained encoder".
 
     Raises
     ------

@@ -177,7 +177,8 @@ class Transform(TransformerMixin, BaseEstimator):
             target_anchors = read_space(target_anchors, "target_anchors")
             if len(anchors) != len(target_anchors):
                 raise SpaceError(
-                    f"{len(anchors)} anchors but {len(target_anchors)} target_anchors; give the same samples in the same order"
+                    f"{len(anchors)} anchors but {len(target_anchors)} target_anchors; "
+                    "give the same samples in the same order"
                 )
         self.n_features_in_ = anchors.shape[1]
         self._fit(anchors, target_anchors)

@@ -69,7 +69,9 @@ def judge(section: str, frame: pd.DataFrame) -> Verdict:
         word = HOLDS
     else:
         word = IN_PART if supporting else FAILS
-    reason = f"It is supported by {len(supporting)} of the {len(decided)} rows that can tell ({len(outcomes)} were run)."
+    reason = (
+        f"It is supported by {len(supporting)} of the {len(decided)} rows that can tell ({len(outcomes)} were run)."
+    )
     return Verdict(claim.text, word, f"{reason} The rule: {claim.rule}", outcomes)
 
 
@@ -197,7 +199,8 @@ CLAIMS: dict[str, Claim] = {
         "With relative representations, independently trained encoders and heads can be stitched without fine-tuning: "
         "reconstruction errors drop many times, and at least 75 % of the classification score is kept.",
         "reconstruction: the largest relative error over pairs lies below the smallest absolute one; classification: "
-        "the 95 % interval over models of the share of the (relative) ceiling lies above 0.75. Otherwise a row contradicts.",
+        "the 95 % interval over models of the share of the (relative) ceiling lies above 0.75. "
+        "Otherwise a row contradicts.",
         stitches,
     ),
 }

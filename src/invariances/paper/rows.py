@@ -90,7 +90,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "CIFAR-10: SGD vs Adam",
             "cifar-10",
             _trained("cifar-10", "cnn-3", SGD={"optimizer": "sgd", "lr": 0.05}, Adam={}),
-            "The paper gives no learning rates here; SGD's (0.05, momentum 0.9) and Adam's (the profile's) are our choice.",
+            "The paper gives no learning rates here; SGD's (0.05, momentum 0.9) and Adam's (the profile's) are ours.",
         ),
         Row(
             "CIFAR-100: LR 0.001 vs 0.01",
@@ -116,7 +116,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "Amazon (Cross-lingual)",
             "amazon",
             tuple(Variant(language, f"amazon-{language}", "bert") for language in ("en", "de", "fr")),
-            "Anchors are parallel sentences of Multi30k, out of the reviews' domain; the scored reviews are not parallel.",
+            "Anchors are parallel sentences of Multi30k, out of the reviews' domain; scored reviews are not parallel.",
         ),
     ),
 }

@@ -108,8 +108,8 @@ def _plan_group(variant: Variant, settings: Settings) -> Group:
     prepared = datasets.prepare(_view(variant, network, settings))
     if settings.samples and prepared.n_train < settings.samples:
         raise ParameterError(
-            f"parameter samples is {settings.samples}, but {prepared.title} has {prepared.n_train} training samples here; "
-            "give at most so many"
+            f"parameter samples is {settings.samples}, but {prepared.title} has {prepared.n_train} training samples "
+            "here; give at most so many"
         )
     anchors = _anchor_count(prepared, settings)
     base = Recipe(prepared.key, prepared.title, variant.task, network, _training(variant, network, settings), 0)

@@ -53,7 +53,7 @@ def _aligned(pairs: pd.DataFrame) -> dict[str, str]:
     span = interval(trained, "score", groups_of(trained))
     first = trained.iloc[0]
     return {
-        "Measured": f"{span.mean:.2f} ± {span.std:.2f}",
+        "Measured": f"{span.mean:z.2f} ± {span.std:.2f}",
         "95 % interval": _interval(span),
         "Null": _number(trained.null.mean()),
         "Null in class": _number(trained.null_within_class.mean()),
@@ -122,11 +122,11 @@ def _reason(row: str, not_run: Mapping[str, str] | None) -> str:
 def _interval(span: Interval, factor: float = 1.0, digits: int = 2) -> str:
     if math.isnan(span.low):
         return "-"
-    return f"[{factor * span.low:.{digits}f}, {factor * span.high:.{digits}f}]"
+    return f"[{factor * span.low:z.{digits}f}, {factor * span.high:z.{digits}f}]"
 
 
 def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+    return "-" if math.isnan(value) else f"{value:z.2f}"
 
 
 def _data(first: pd.Series, sizes: str) -> str:
@@ -161,7 +161,8 @@ class Shown:
         body = self.table.fillna("").to_html(index=False, border=0, classes="companion", justify="left", na_rep="")
         caption = f"<caption>{html.escape(self.caption)}</caption>"
         body = body.replace("<thead>", f"{caption}<thead>", 1).replace("<th>", '<th scope="col">')
-        return f'<div class="table-scroll" tabindex="0" role="region" aria-label="{html.escape(self.caption)}">{body}</div>'
+        label = html.escape(self.caption)
+        return f'<div class="table-scroll" tabindex="0" role="region" aria-label="{label}">{body}</div>'
 
     def __repr__(self) -> str:
         return f"{self.caption}\n{self.table.to_string(index=False)}"

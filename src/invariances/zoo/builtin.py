@@ -13,8 +13,46 @@ VERSION = 1
 
 QUESTION_CLASSES = ["ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"]
 
-_TOPICS = ["river", "mountain", "novel", "engine", "festival", "planet", "bridge", "orchestra", "vaccine", "museum", "language", "island", "treaty", "telescope", "harbour", "currency", "volcano", "theorem", "satellite", "castle", "recipe", "dialect", "glacier", "comet"]
-_PLACES = ["Norway", "Peru", "Kenya", "Vietnam", "Canada", "Greece", "Morocco", "Iceland", "Chile", "Nepal", "Austria", "Tunisia"]
+_TOPICS = [
+    "river",
+    "mountain",
+    "novel",
+    "engine",
+    "festival",
+    "planet",
+    "bridge",
+    "orchestra",
+    "vaccine",
+    "museum",
+    "language",
+    "island",
+    "treaty",
+    "telescope",
+    "harbour",
+    "currency",
+    "volcano",
+    "theorem",
+    "satellite",
+    "castle",
+    "recipe",
+    "dialect",
+    "glacier",
+    "comet",
+]
+_PLACES = [
+    "Norway",
+    "Peru",
+    "Kenya",
+    "Vietnam",
+    "Canada",
+    "Greece",
+    "Morocco",
+    "Iceland",
+    "Chile",
+    "Nepal",
+    "Austria",
+    "Tunisia",
+]
 _TEMPLATES = {
     "ABBR": ["what does {a} stand for in {p}", "what is the abbreviation of {t} {u}", "what is {a} short for"],
     "ENTY": ["what kind of {t} is found in {p}", "which {t} do people in {p} prefer", "what {t} is named after a {u}"],

@@ -79,7 +79,8 @@ def save(kind: str, key: str, artefact: Artefact) -> None:
         _replace(place.with_suffix(".json"), json.dumps(said, indent=1, sort_keys=True).encode())
     except OSError as error:
         raise StoreError(
-            f"cannot write to the store at {home()} ({error.strerror}); free some space or set INVARIANCES_HOME elsewhere"
+            f"cannot write to the store at {home()} ({error.strerror}); "
+            "free some space or set INVARIANCES_HOME elsewhere"
         ) from error
 
 

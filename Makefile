@@ -1,0 +1,40 @@
+# The two commands of the README are `make book` and `make test`; both set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+EXTRAS := zoo,book,test
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: install book test results lint clean help
+
+help:  ## say what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(STAMP)  ## set up .venv (pip, pinned by constraints.txt); nothing where it is up to date
+
+# pip on purpose: other installers ignore its settings and fetch another build of torch
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+book: install  ## run the four notebooks on embedded data and build the book from them, in _build/smoke
+	$(BIN)/invariances book --profile smoke --folder _build/smoke
+
+test: install  ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+results: install  ## write the committed results of the book anew, at smoke size
+	for section in initialization architecture training stitching; do \
+	  $(BIN)/invariances run $$section -p profile smoke --into book/results || exit 1; done
+
+lint: install  ## check style, types on public functions, the import contract, and the notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/notebooks/test_sources.py
+
+clean:  ## remove what make made
+	rm -rf .venv _build build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

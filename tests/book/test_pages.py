@@ -1,0 +1,114 @@
+"""The committed book, built and opened in a real browser."""
+
+import functools
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PAGES = [
+    "intro",
+    "method",
+    "results/initialization",
+    "results/architecture",
+    "results/training",
+    "results/stitching",
+    "reproduce",
+    "api",
+    "references",
+]
+RESULTS = [page for page in PAGES if page.startswith("results/")]
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """The book, built strictly from a copy, so that the tests leave the repository as it is."""
+    place = tmp_path_factory.mktemp("book")
+    shutil.copytree(ROOT / "book", place / "book")
+    shutil.copy(ROOT / "_config.yml", place)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-W", "-n", "--keep-going", "book"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return place / "_build" / "html"
+
+
+def test_every_page_of_the_contents_is_built(html):
+    for page in PAGES:
+        assert (html / f"{page}.html").is_file()
+
+
+def test_every_results_page_says_its_size_and_names_its_stand_ins(html):
+    for page in RESULTS:
+        text = (html / f"{page}.html").read_text()
+        assert "Smoke size" in text
+        assert "stand-in for" in text
+        assert "not judged at smoke size" in text
+
+
+def test_the_intro_shows_the_verdicts_of_the_notebooks(html):
+    assert (html / "intro.html").read_text().count("not judged at smoke size") == len(RESULTS)
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(html):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Silent, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: install the system's package 'chromium' to check pages in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("page", PAGES)
+def test_page_in_a_browser(page, width, browser, address):
+    errors, elsewhere = [], []
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
+    tab.goto(f"{address}/{page}.html", wait_until="load")
+    tab.wait_for_timeout(300)
+    assert errors == []
+    assert elsewhere == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    pictures = tab.evaluate(
+        "[...document.querySelectorAll('article img')].map(i => [i.getBoundingClientRect().width, i.naturalWidth, i.alt])"
+    )
+    if page in RESULTS:
+        assert pictures
+    for shown, natural, alt in pictures:
+        assert shown > 100
+        assert natural > 100
+        assert alt
+    tab.close()
+
+
+def test_formulas_are_typeset(browser, address):
+    tab = browser.new_page()
+    tab.goto(f"{address}/method.html", wait_until="load")
+    tab.wait_for_selector("mjx-container svg", timeout=15_000)
+    tab.close()

@@ -31,7 +31,7 @@ settings = parameters.read("architecture", globals())
 
 # %% tags=["remove-input"]
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from myst_nb import glue
 
 from invariances.paper import claims, figures, sections, tables
@@ -73,7 +73,7 @@ figures.alignment(study)
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Heatmap of debiased CKA between all vision models of this section, blocks by architecture"}}
 if any(result.planned.row.dataset == "cifar-10" for result in study.rows.values()):
-    figure, pairs = figures.cka_heatmap(study)
+    display(figures.cka_heatmap(results))
 else:
     print("not drawn: no row on CIFAR-10 is part of this run")
 

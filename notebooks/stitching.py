@@ -31,7 +31,7 @@ settings = parameters.read("stitching", globals())
 
 # %% tags=["remove-input"]
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from myst_nb import glue
 
 from invariances.paper import claims, figures, sections, tables
@@ -70,7 +70,7 @@ figures.stitching(study)
 # %% tags=["remove-input"] mystnb={"image": {"alt": "The same pictures: original, reconstruction, and stitched through absolute, relative, affine and orthogonal spaces"}}
 pictures = [r for r in study.rows.values() if r.planned.groups[0].variant.task == "reconstruction"]
 if pictures:
-    figures.reconstructions(pictures[0])
+    display(figures.reconstructions(pictures[0]))
 else:
     print("not drawn: no autoencoder row is part of this run")
 

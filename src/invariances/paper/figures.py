@@ -11,11 +11,11 @@ import seaborn as sns
 import torch
 from sklearn.decomposition import PCA
 
-from invariances.alignment import align, interval
+from invariances.alignment import interval
 from invariances.paper.claims import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT
 from invariances.paper.rows import INVARIANCES
-from invariances.paper.sections import RowResult, Study, stitchables
+from invariances.paper.sections import ALL_ARCHITECTURES, RowResult, Study, stitchables
 from invariances.stitching import connect
 from invariances.transforms import Relative
 from invariances.zoo import datasets
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REFERENCES = {"null": "shuffled", "null_within_class": "shuffled in class", "untrained": "untrained"}
+
+
+def _closed(figure: Figure) -> Figure:
+    """Close it for pyplot, so that a notebook shows it once: as the value of its cell."""
+    plt.close(figure)
+    return figure
 
 
 def alignment(study: Study) -> Figure:
@@ -46,7 +52,7 @@ def alignment(study: Study) -> Figure:
     handles, labels = axes.flat[0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique), frameon=False)
-    return figure
+    return _closed(figure)
 
 
 def _draw_cell(ax: plt.Axes, i: int, pairs: pd.DataFrame, reported: object) -> None:
@@ -81,32 +87,24 @@ def latents(result: RowResult) -> Figure:
             ax.scatter(*axes_of_left.transform(space)[:500].T, c=labels, cmap="tab10", s=7, alpha=0.75)
             ax.set(title=f"{kind}: {name}", xticks=[], yticks=[])
     figure.supxlabel("principal axes of the left model's space", fontsize=9)
-    return figure
+    return _closed(figure)
 
 
-def cka_heatmap(study: Study) -> tuple[Figure, pd.DataFrame]:
-    """Debiased CKA between all models that were run on the same pictures, blocks by architecture.
-
-    Returns
-    -------
-    figure : Figure
-    table : DataFrame
-        The tidy pairs that it shows, as `align` returns them.
-    """
-    shared = [r for r in study.rows.values() if r.planned.row.dataset == "cifar-10"]
-    spaces = {name: model.spaces["test"] for result in shared for name, model in result.models.items()}
-    table = align(spaces, invariances=("absolute",), metrics=("cka_debiased",))
-    both = pd.concat([table, table.rename(columns={"model_a": "model_b", "model_b": "model_a"})])
-    matrix = both.pivot_table("score", "model_a", "model_b").reindex(index=list(spaces), columns=list(spaces))
-    matrix = matrix.fillna(pd.DataFrame(np.eye(len(spaces)), matrix.index, matrix.columns))
+def cka_heatmap(frame: pd.DataFrame) -> Figure:
+    """Debiased CKA between all models that were run on the same pictures, blocks by architecture."""
+    pairs = frame[frame.row == ALL_ARCHITECTURES]
+    both = pd.concat([pairs, pairs.rename(columns={"model_a": "model_b", "model_b": "model_a"})])
+    names = list(dict.fromkeys([*pairs.model_a, *pairs.model_b]))
+    matrix = both.pivot_table("score", "model_a", "model_b").reindex(index=names, columns=names)
+    matrix = matrix.fillna(pd.DataFrame(np.eye(len(names)), matrix.index, matrix.columns))
     figure, ax = plt.subplots(figsize=(7, 6), layout="constrained")
     sns.heatmap(matrix, vmin=0, vmax=1, cmap="mako", square=True, ax=ax)
-    labels = [name.rsplit(" ", 1)[0] for name in spaces]
+    labels = [name.rsplit(" ", 1)[0] for name in names]
     for edge in [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]]:
         ax.axhline(edge, color="white", linewidth=1.5)
         ax.axvline(edge, color="white", linewidth=1.5)
     ax.set(xlabel="", ylabel="", title="Debiased linear CKA, held-out samples")
-    return figure, table
+    return _closed(figure)
 
 
 def reconstructions(result: RowResult, pictures: int = 8) -> Figure:
@@ -126,7 +124,7 @@ def reconstructions(result: RowResult, pictures: int = 8) -> Figure:
             ax.imshow(_picture(image), cmap="gray", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-    return figure
+    return _closed(figure)
 
 
 def _picture(image: torch.Tensor) -> np.ndarray:
@@ -154,4 +152,4 @@ def stitching(study: Study) -> Figure:
     for ax in axes.flat:
         entries |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, frameon=False)
-    return figure
+    return _closed(figure)

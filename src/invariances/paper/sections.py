@@ -22,6 +22,8 @@ from invariances.zoo.training import ANCHOR_POOL, Trained
 
 UNTRAINED = 3
 """Untrained models per group, at most: the reference that alignment is read against."""
+ALL_ARCHITECTURES = "All architectures"
+"""The row of the tidy table that holds the pairs of the CKA heatmap."""
 STITCHED = ("absolute", "relative", "affine", "orthogonal")
 
 
@@ -203,6 +205,8 @@ def run(settings: Settings) -> Study:
             untrained = {name: trained[recipe] for group in row.groups for name, recipe in group.untrained.items()}
             results[row.row.name] = RowResult(row, models, relative)
             frames.append(measure(results[row.row.name], untrained, settings))
+        if settings.section == "architecture":
+            frames += _all_architectures(list(results.values()), settings)
     not_run = {row.row.name: row.not_run for row in planned if row.not_run}
     frame = pd.concat(frames, ignore_index=True)
     return Study(settings, frame, results, not_run)
@@ -216,6 +220,21 @@ def _align_row(result: RowResult, untrained: Mapping[str, Trained], settings: Se
         table = align(spaces, np.arange(k), tuple(INVARIANCES), (settings.metric,), labels)
         frames.append(table.assign(reference=reference))
     return _described(pd.concat(frames, ignore_index=True), result.planned, settings)
+
+
+def _all_architectures(results: list[RowResult], settings: Settings) -> list[pd.DataFrame]:
+    """Debiased CKA of every pair of different models that were run on the same pictures, for the heatmap."""
+    shared = [result for result in results if result.planned.groups[0].prepared.vocabulary == 0]
+    if not shared:
+        return []
+    # one recipe can serve two rows under two names (CNN-3, ReLU): it is drawn once
+    models = {model.recipe: (name, model) for result in reversed(shared) for name, model in result.models.items()}
+    spaces = {name: model.spaces["test"] for name, model in reversed(models.values())}
+    labels = datasets.load(shared[0].planned.groups[0].prepared.key).arrays["test_y"]
+    table = align(spaces, invariances=("absolute",), metrics=("cka_debiased",), labels=labels)
+    groups = tuple(group for result in shared for group in result.planned.groups)
+    row = shared[0].planned.row._replace(name=ALL_ARCHITECTURES)
+    return [_described(table.assign(reference="trained"), PlannedRow(row, groups, ""), settings)]
 
 
 def _spaces(planned: PlannedRow, models: Mapping[str, Trained]) -> tuple[dict[str, np.ndarray], np.ndarray, int]:

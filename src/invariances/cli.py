@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,19 +11,22 @@ import typer
 
 from invariances import __version__
 
-ENVIRONMENT = """
-Environment (relative paths count from the folder of the start):\n
-  INVARIANCES_DATA     a folder of hub-schema Parquet, e.g. data/ylecun/mnist/train-*.parquet\n
-  INVARIANCES_HOME     trained models and decoded data (default: the user's cache folder)\n
-  INVARIANCES_CLUSTER  a Dask scheduler's address or file, to train on a cluster\n
-"""
-EXAMPLES = """
-Examples:\n
-  invariances data\n
-  invariances run initialization --dry-run\n
-  invariances run initialization -p profile laptop -p datasets mnist -p seeds 3\n
-  invariances discover a.npy b.npy c.npy --anchors 500 --html report.html\n
-  invariances book\n
+# \b keeps click from rewrapping a paragraph
+EPILOG = """\b
+Examples:
+  invariances data
+  invariances run initialization --dry-run
+  invariances run initialization -p profile laptop -p datasets mnist
+  invariances discover a.npy b.npy c.npy --anchors 500 --html report.html
+  invariances book
+
+\b
+Environment (relative paths count from the folder of the start):
+  INVARIANCES_DATA     a folder of hub-schema Parquet, with files like
+                       ylecun/mnist/train-00000-of-00001.parquet
+  INVARIANCES_HOME     trained models and decoded data
+                       (default: the user's cache folder)
+  INVARIANCES_CLUSTER  a Dask scheduler's address or file, to train on a cluster
 """
 
 app = typer.Typer(
@@ -31,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Which transformation relates two networks' latent spaces, and can they be stitched? "
     "The reproducible companion to 'Infusing Invariances in Neural Representations'.",
-    epilog=EXAMPLES + "\n" + ENVIRONMENT,
+    epilog=EPILOG,
 )
 
 
@@ -50,7 +54,7 @@ def _start(
     pass
 
 
-@app.command(epilog="Example:\n\n  invariances run stitching -p profile laptop -p datasets mnist,cifar-10 -p seeds 3")
+@app.command(epilog="\b\nExample:\n  invariances run stitching -p profile laptop -p datasets mnist,cifar-10 -p seeds 3")
 def run(
     section: Annotated[str, typer.Argument(help="initialization, architecture, training or stitching")],
     parameter: Annotated[
@@ -77,14 +81,15 @@ def run(
 
 def _pair(text: str) -> tuple[str, object]:
     """One parameter, its value read as papermill's command reads it."""
-    from papermill.cli import _resolve_type
-
     from invariances.paper.parameters import ParameterError
 
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ParameterError(f"parameter {text!r} has no value; write -p NAME VALUE, e.g. -p seeds 3")
-    return name, _resolve_type(value)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 @app.command()
@@ -115,7 +120,7 @@ def data() -> None:
     typer.echo("The smoke profile needs none of these: it uses embedded stand-ins.")
 
 
-@app.command(epilog="Example:\n\n  invariances discover a.npy b.npy --anchors 500 --html report.html")
+@app.command(epilog="\b\nExample:\n  invariances discover a.npy b.npy --anchors 500 --html report.html")
 def discover(
     spaces: Annotated[list[Path], typer.Argument(help="Embeddings of the same samples: .npy or .safetensors, n x d.")],
     anchors: Annotated[int, typer.Option(help="How many rows the maps are fitted on.")] = 500,

@@ -165,7 +165,7 @@ class Shown:
         return f'<div class="table-scroll" tabindex="0" role="region" aria-label="{label}">{body}</div>'
 
     def __repr__(self) -> str:
-        return f"{self.caption}\n{self.table.to_string(index=False)}"
+        return f"{self.caption}\n{self.table.fillna('').to_string(index=False)}"
 
 
 def banner(frame: pd.DataFrame) -> str:

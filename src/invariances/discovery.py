@@ -93,7 +93,7 @@ class Report:
         import seaborn as sns
 
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-        sns.stripplot(self.table, x="invariance", y="calibrated", ax=left, color="0.45", size=4)
+        sns.stripplot(self.table, x="invariance", y="calibrated", ax=left, color="0.45", size=4, jitter=False)
         left.axhline(0, color="0.7", linewidth=1)
         left.set(title="Alignment of pairs (calibrated cosine)", xlabel="", ylabel="0 = chance, 1 = perfect")
         colours = np.where(self.ladder.chosen, "C1", "C0")

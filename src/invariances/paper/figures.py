@@ -139,7 +139,9 @@ def stitching(study: Study) -> Figure:
     for row, ax in zip(rows, axes.flat, strict=True):
         part = study.frame[study.frame.row == row]
         real = across_groups(part[part.control == "none"])
-        sns.stripplot(real, x="invariance", y="retention", order=spaces, ax=ax, color="C0", size=4, alpha=0.5)
+        sns.stripplot(
+            real, x="invariance", y="retention", order=spaces, ax=ax, color="C0", size=4, alpha=0.5, jitter=False
+        )
         for control, style in (("shuffled anchors", ":"), ("untrained encoder", "-.")):
             means = part[part.control == control].groupby("invariance").retention.mean()
             for space, level in means.items():

@@ -108,7 +108,7 @@ def _calibrated_pairs(frame: pd.DataFrame) -> pd.DataFrame | None:
         return None
     ends = pd.DataFrame({"model_a": across[["model_a", "model_b"]].min(axis=1)})
     ends["model_b"] = across[["model_a", "model_b"]].max(axis=1)
-    return across.assign(**ends).pivot_table("calibrated", ["model_a", "model_b"], "invariance", dropna=False)
+    return across.assign(**ends).groupby(["model_a", "model_b", "invariance"]).calibrated.mean().unstack()
 
 
 def groups_of(frame: pd.DataFrame) -> tuple[list[str], list[str]] | None:

@@ -1,0 +1,80 @@
+import pandas as pd
+import pytest
+
+from invariances.paper import parameters, sections, tables
+from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS
+
+
+def _plan(section, **given):
+    return sections.plan(parameters.check(section, given))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_row_is_planned_with_its_own_models(section):
+    planned = _plan(section)
+    assert [p.row.name for p in planned] == [row.name for row in ROWS[section]]
+    for p in planned:
+        for group in p.groups:
+            recipes = group.all_recipes
+            assert len(set(recipes)) == len(recipes)
+            assert len({recipe.key("cpu-fp32") for recipe in recipes}) == len(recipes)
+            assert all(recipe.training.epochs == 0 for recipe in group.untrained.values())
+            assert bool(group.relative) == (section == "stitching")
+
+
+def test_the_conditions_of_a_row_share_no_initialization():
+    for p in _plan("training"):
+        first, second = p.groups
+        assert not set(first.all_recipes[:3]) & set(second.all_recipes[:3])
+
+
+def test_rows_left_out_say_why_and_keep_their_reported_numbers():
+    planned = _plan("initialization", datasets="trec")
+    assert [p.row.name for p in planned if not p.not_run] == ["TREC"]
+    reasons = {p.row.name: p.not_run for p in planned if p.not_run}
+    table = tables.alignment(
+        "initialization", pd.DataFrame(columns=["row", "group_a", "group_b", "invariance"]), reasons
+    )
+    assert len(table) == len(ROWS["initialization"]) * len(INVARIANCES)
+    assert (table.Measured == "not run").all()
+    assert table.set_index(["Row", "Invariance"]).Reported["MNIST", "Raw (Abs)"] == "0.23 ± 0.12"
+    assert table.Note[table.Row == "MNIST"].eq("not among the data sets of this run").all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("samples", 5_000), ("anchors", 1_900)])
+def test_an_explicit_size_that_is_too_large_is_an_error(name, value):
+    with pytest.raises(parameters.ParameterError, match=f"parameter {name} is {value}") as error:
+        _plan("initialization", datasets="mnist", **{name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_reach_the_recipes():
+    group = _plan("initialization", datasets="mnist", seeds=4, epochs=1, anchors=50, samples=100)[0].groups[0]
+    assert len(group.recipes) == 4
+    assert group.anchors == 50
+    assert group.prepared.n_train == 100
+    assert next(iter(group.recipes.values())).training.epochs == 1
+
+
+def test_cross_lingual_groups_have_parallel_anchors_and_the_stand_in_says_so():
+    amazon = _plan("stitching")[-1]
+    assert [group.variant.label for group in amazon.groups] == ["en", "de"]
+    assert all(group.prepared.n_parallel == 500 for group in amazon.groups)
+    assert all("stand-in for amazon" in group.prepared.title for group in amazon.groups)
+
+
+def test_another_metric_and_untrained_models_only():
+    settings = parameters.check("initialization", {"datasets": "mnist", "seeds": 3, "epochs": 0, "metric": "cka"})
+    study = sections.run(settings)
+    assert set(study.frame.metric) == {"cka"}
+    absolute = study.frame[(study.frame.invariance == "absolute") & (study.frame.reference == "trained")]
+    relative = study.frame[(study.frame.invariance == "relative") & (study.frame.reference == "trained")]
+    assert absolute.score.between(0, 1).all()
+    assert not (absolute.score.to_numpy() == relative.score.to_numpy()).all()
+
+
+def test_saved_table_is_whole_and_leaves_no_part(tmp_path):
+    study = sections.run(parameters.check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0}))
+    path = study.save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["initialization.csv"]
+    assert len(pd.read_csv(path)) == len(study.frame)

@@ -149,6 +149,7 @@ def stitching(study: Study) -> Figure:
                 ax.plot([x - 0.35, x + 0.35], [level] * 2, style, color="0.35", label=control)
         ax.axhline(1, color="0.8", linewidth=1)
         ax.set(title=row, xlabel="", ylabel="share of the ceiling kept")
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         ax.tick_params(axis="x", rotation=30)
     entries = {}
     for ax in axes.flat:

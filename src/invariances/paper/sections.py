@@ -228,10 +228,12 @@ def _all_architectures(results: list[RowResult], settings: Settings) -> list[pd.
     if not shared:
         return []
     # one recipe can serve two rows under two names (CNN-3, ReLU): it is drawn once
-    models = {model.recipe: (name, model) for result in reversed(shared) for name, model in result.models.items()}
-    spaces = {name: model.spaces["test"] for name, model in reversed(models.values())}
+    spaces: dict[Recipe, tuple[str, np.ndarray]] = {}
+    for result in shared:
+        for name, model in result.models.items():
+            spaces.setdefault(model.recipe, (name, model.spaces["test"]))
     labels = datasets.load(shared[0].planned.groups[0].prepared.key).arrays["test_y"]
-    table = align(spaces, invariances=("absolute",), metrics=("cka_debiased",), labels=labels)
+    table = align(dict(spaces.values()), invariances=("absolute",), metrics=("cka_debiased",), labels=labels)
     groups = tuple(group for result in shared for group in result.planned.groups)
     row = shared[0].planned.row._replace(name=ALL_ARCHITECTURES)
     return [_described(table.assign(reference="trained"), PlannedRow(row, groups, ""), settings)]

@@ -318,7 +318,7 @@ def _fit_pixels(images: np.ndarray, view: View) -> np.ndarray:
         images = images.repeat(view.channels, axis=1)
     if side > view.pixels or images.shape[2] != images.shape[3]:
         shape = (view.pixels, view.pixels)
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).float()
+        tensor = torch.tensor(images, dtype=torch.float32)
         return torch.nn.functional.interpolate(tensor, shape, mode="area").round().byte().numpy()
     before = (view.pixels - side) // 2
     after = view.pixels - side - before

@@ -86,7 +86,7 @@ def _client(client: type, local: type, processes: int, cluster: str | None) -> I
         with client(**{kind: cluster}) as connected:
             yield connected
         return
-    quiet = {"silence_logs": logging.ERROR, "dashboard_address": None}
+    quiet = {"silence_logs": logging.ERROR, "dashboard_address": "127.0.0.1:0"}
     with local(n_workers=processes, threads_per_worker=1, **quiet) as machine, client(machine) as connected:
         yield connected
 

@@ -217,7 +217,7 @@ def test_the_choice_is_the_smallest_class_within_tolerance_of_the_best(name):
 def test_a_smaller_class_is_chosen_within_three_standard_errors_or_a_hundredth(gap, spread, expected):
     swing = torch.tensor([1.0, -1.0]).repeat(50)
     affine = torch.linspace(0.1, 0.3, 100)
-    losses = {rung: affine + 0.5 for rung in RUNGS} | {"affine": affine, "orthogonal": affine + gap + spread * swing}
+    losses = dict.fromkeys(RUNGS, affine + 0.5) | {"affine": affine, "orthogonal": affine + gap + spread * swing}
     ladder = _choose(losses, D).set_index("class")
     assert ladder.chosen.idxmax() == expected
     assert ladder.gap["orthogonal"] == pytest.approx(gap, abs=1e-6)

@@ -197,6 +197,32 @@ def test_the_learning_rate_follows_its_schedule(schedule):
     np.testing.assert_allclose(rates, cosine if schedule == "cosine" else [0.5] * 10, atol=1e-12)
 
 
+@pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.0), ("constant", 1e-3)])
+def test_training_walks_its_schedule_to_the_end(monkeypatch, schedule, last):
+    made, make = [], training._optimizer
+    monkeypatch.setattr(training, "_optimizer", lambda *given: made.append(make(*given)) or made[-1])
+    training.train(recipe(epochs=2, lr=1e-3, schedule=schedule), CPU)
+    assert made[0].param_groups[0]["lr"] == pytest.approx(last, abs=1e-9)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("classifier", 5), ("relative classifier", 3), ("untrained", 0)])
+def test_batchnorm_sees_every_batch_once_and_no_anchors(models, name, epochs):
+    counts = {key: int(n) for key, n in models[name].weights.items() if key.endswith("num_batches_tracked")}
+    assert len(counts) == 3
+    assert set(counts.values()) == {epochs * 16}  # 1,000 samples by 64
+
+
+def test_an_autoencoder_restores_what_augmentation_has_changed(monkeypatch):
+    targets, loss = [], training._loss
+    monkeypatch.setattr(training, "_augmentation", lambda name: torch.zeros_like)
+    monkeypatch.setattr(
+        training, "_loss", lambda task, outputs, target: targets.append(target) or loss(task, outputs, target)
+    )
+    training.train(recipe(task="reconstruction", augmentation="heavy"), CPU)
+    pictures = datasets.load(digits().key).arrays["train_x"].astype(np.float32) / 255
+    assert sorted(x.numpy().tobytes() for x in torch.cat(targets)) == sorted(x.tobytes() for x in pictures)
+
+
 # What is stored --------------------------------------------------------------------------------
 
 
@@ -305,6 +331,13 @@ def test_eight_parts_of_a_batch_draw_their_own(name):
     assert not torch.equal(training._augmentation(name)(x).reshape(8, 8, -1), parts)
 
 
+def test_light_moves_pixels_and_heavy_changes_them():
+    torch.manual_seed(0)
+    x = torch.tensor([50, 100, 150], dtype=torch.uint8)[torch.randint(3, (64, 1, 16, 16))]
+    assert set(training._augmentation("light")(x).unique().tolist()) == {0, 50, 100, 150}
+    assert len(training._augmentation("heavy")(x).unique()) > 10
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 9])
 def test_augmentation_keeps_small_batches_whole(n):
     assert training._augmentation("heavy")(torch.ones(n, 3, 8, 8, dtype=torch.uint8)).shape == (n, 3, 8, 8)
@@ -332,14 +365,21 @@ def test_models_that_are_there_are_not_trained_again(fresh_home, monkeypatch):
     assert [model.recipe for model in trained.values()] == [third, second]
 
 
-def test_a_damaged_model_is_trained_again_to_the_same_bits(fresh_home):
+def test_a_damaged_model_is_trained_again_to_the_same_bits(fresh_home, monkeypatch):
     one = recipe()
     before = zoo.train([one], "cpu")[one]
     place = store.path("models", one.key("cpu-fp32"))
     content = bytearray(place.read_bytes())
     content[-1] ^= 1
     place.write_bytes(content)
-    same_bits(zoo.train([one], "cpu")[one], before)
+    threads, train = [], training.train
+    monkeypatch.setattr(training, "train", lambda *given: threads.append(torch.get_num_threads()) or train(*given))
+    torch.set_num_threads(2)
+    try:
+        same_bits(zoo.train([one], "cpu")[one], before)
+    finally:
+        torch.set_num_threads(1)
+    assert threads == [1]
     assert place.read_bytes() != bytes(content)
 
 

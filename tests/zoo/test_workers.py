@@ -65,6 +65,11 @@ def test_between_two_units_the_caller_has_its_threads_back(three_threads):
     assert (inside, outside) == ([1, 1], [3, 3])
 
 
+def test_a_unit_elsewhere_has_one_thread_whatever_its_process_has(three_threads):
+    assert workers._single_threaded(place, 1) == (1, os.getpid(), 1)
+    assert torch.get_num_threads() == 3
+
+
 def test_there_is_a_core_and_no_more_than_the_machine_has():
     assert 1 <= workers.cores() <= os.cpu_count()
 

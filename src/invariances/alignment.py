@@ -14,8 +14,8 @@ from scipy.stats import t as student
 from sklearn.base import clone
 
 from invariances.similarity import Metric, Score, metric_named
-from invariances.spaces import SpaceError, Spaces, anchor_ids, class_codes, read_spaces
-from invariances.transforms import INVARIANCES, Affine, Relative, Transform, affine_map, factorise
+from invariances.spaces import SpaceError, Spaces, anchor_ids, class_codes, read_space, read_spaces
+from invariances.transforms import Affine, Relative, Transform, affine_map, factorise, transform_named
 
 COLUMNS = [
     "model_a",
@@ -79,15 +79,16 @@ def align(
     {'absolute': 0.07, 'relative': 1.0}
     """
     read = read_spaces(spaces)
-    transforms = {name: _transform_named(name) for name in invariances}
+    transforms = {name: transform_named(name) for name in invariances}
     chosen = [metric_named(name) for name in metrics]
     n = len(next(iter(read.values())))
     classes = class_codes(labels, n)
     ids = _anchors_for(transforms, anchors, n, seed)
     scored = np.setdiff1d(np.arange(n), ids)
-    fit_on = {name: space[ids] for name, space in read.items()}
+    fit_on = {name: read_space(space[ids], f"anchors of {name!r}") for name, space in read.items()} if len(ids) else {}
     score_on = {name: space[scored] for name, space in read.items()}
-    scored_classes = None if classes is None else classes[scored]
+    # coded anew, since a class may occur among the anchors only
+    scored_classes = None if classes is None else class_codes(classes[scored].numpy(), len(scored))
     rows: list[dict] = []
     for name, transform in transforms.items():
         pairs = _fitted_pairs if transform.fitted else _intrinsic_pairs
@@ -97,12 +98,6 @@ def align(
                 sizes = {"n_samples": len(scored), "n_anchors": len(ids)}
                 rows.append({**key, **score._asdict(), **sizes, "note": note})
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _transform_named(name: str) -> Transform:
-    if name not in INVARIANCES:
-        raise SpaceError(f"unknown invariance {name!r}; choose from {', '.join(INVARIANCES)}")
-    return INVARIANCES[name]
 
 
 def _anchors_for(transforms: Mapping[str, Transform], anchors: object, n: int, seed: int) -> np.ndarray:
@@ -124,7 +119,7 @@ def _intrinsic_pairs(
     """Each space is transformed and prepared once; a pair then costs one comparison."""
     states, widths = {}, {}
     for name, space in samples.items():
-        own = clone(transform).fit(anchors[name] if len(anchors[name]) else space)
+        own = clone(transform).fit(anchors.get(name, space))
         represented = own.transform(space.double())
         widths[name] = represented.shape[1]
         states[name] = metric.prepare(represented, classes)

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from invariances.alignment import align
-from invariances.spaces import Spaces, anchor_ids, class_codes, read_spaces
+from invariances.spaces import Spaces, anchor_ids, read_spaces
 from invariances.transforms import Map, affine_map, orthogonal_map
 
 if TYPE_CHECKING:
@@ -181,8 +181,7 @@ def discover(
     read = read_spaces(spaces)
     n = len(next(iter(read.values())))
     ids = anchor_ids(anchors, n, seed)
-    class_codes(labels, n)
-    table = align(read, anchors=ids, labels=labels)
+    table = align(read, anchors=ids, labels=labels)  # checks anchors and labels
     rest = np.setdiff1d(np.arange(n), ids)
     fit_on = {name: space[ids].double() for name, space in read.items()}
     score_on = {name: space[rest].double() for name, space in read.items()}
@@ -198,7 +197,8 @@ def discover(
     invariance = "none" if chosen["class"] == "constant" else str(chosen["class"])
     explained = float(chosen.explained_variance)
     verdict = Verdict(invariance, explained, invariance != "none" and explained < WEAK, len(read))
-    choice = str(table.groupby("invariance", sort=False).calibrated.mean().idxmax())
+    means = table.groupby("invariance", sort=False).calibrated.mean().dropna()
+    choice = str(means.idxmax()) if len(means) else "none: no score can be told from chance"
     return Report(table, ladder, choice, verdict, pd.DataFrame(structure))
 
 

@@ -24,8 +24,6 @@ from invariances.transforms import scale
 PERMUTATIONS = 20
 """Shuffles per null where no closed form exists; a p-value is then at least 1 / 21."""
 
-NOT_CALIBRATED = "perfect score and null coincide"
-
 
 class Score(NamedTuple):
     """One metric of one pair of spaces, with what it would be by chance."""
@@ -177,7 +175,7 @@ def _u_product(a: _Kernel, b: _Kernel) -> float:
 
 def _kernel_ratio(a: _Kernel, b: _Kernel, product: float) -> float:
     # U-centring can leave nothing of a kernel (n = 4, rank one): a named error, not a NaN
-    if min(a.power, b.power) <= 0:
+    if any(k.power <= 1e-12 * float(k.squares.sum()) ** 2 for k in (a, b)):
         raise SpaceError("CKA is undefined for a space whose centred kernel vanishes; use more samples")
     return product / math.sqrt(a.power * b.power)
 

@@ -47,7 +47,8 @@ def read_space(source: Space, name: str = "space") -> torch.Tensor:
     if isinstance(source, np.ndarray):
         if source.dtype.kind != "f":
             raise SpaceError(f"{name} has dtype {source.dtype}; give floating-point numbers, e.g. x.astype('float32')")
-        source = torch.tensor(source.astype("float32" if source.dtype.itemsize < 4 else source.dtype, copy=False))
+        # native and contiguous: torch knows neither other byte orders, negative strides nor long doubles
+        source = torch.tensor(np.ascontiguousarray(source, dtype="f4" if source.dtype.itemsize <= 4 else "f8"))
     if not isinstance(source, torch.Tensor):
         raise SpaceError(
             f"{name} is a {type(source).__name__}; give a numpy array, a torch tensor, or the path of an .npy file"
@@ -103,7 +104,7 @@ def anchor_ids(anchors: int | Sequence[int] | np.ndarray, n: int, seed: int = 0)
         raise SpaceError(f"anchor id {ids.min() if ids.min() < 0 else ids.max()} is outside the rows 0..{n - 1}")
     if len(np.unique(ids)) < len(ids):
         raise SpaceError(f"{len(ids) - len(np.unique(ids))} anchor ids are repeated; give every anchor once")
-    return ids
+    return ids.astype(np.int64)  # torch reads uint8 as a mask
 
 
 def class_codes(labels: Sequence | np.ndarray | torch.Tensor | None, n: int) -> torch.Tensor | None:

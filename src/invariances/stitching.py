@@ -8,6 +8,7 @@ its own encoder, and beside controls that tell what the connection itself contri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -18,7 +19,7 @@ import torch
 from sklearn.base import clone
 
 from invariances.spaces import SpaceError
-from invariances.transforms import INVARIANCES
+from invariances.transforms import transform_named
 
 COLUMNS = ["model_a", "model_b", "invariance", "control", "score", "ceiling", "retention", "n_samples", "n_anchors"]
 """Columns of the table that `stitch` returns; ``control`` is "none" for a real pair."""
@@ -83,6 +84,7 @@ def stitch(
     SpaceError
         If there are fewer than two models, or the models have different numbers of anchors.
     """
+    transform_named(invariance)
     if len(models) < 2:
         raise SpaceError(f"{len(models)} model given; stitching needs at least 2")
     if len({len(model.codes.anchors) for model in models.values()}) > 1:
@@ -93,7 +95,8 @@ def stitch(
     rows = []
     for a, b, control, codes in _connections(models, invariance, untrained, seed):
         score = quality(connect(codes, models[b], invariance), codes.targets)
-        retention = ceilings[b] / score if lower_is_better else score / ceilings[b]
+        kept, of = (ceilings[b], score) if lower_is_better else (score, ceilings[b])
+        retention = kept / of if of else math.nan
         sizes = (len(codes.samples), len(codes.anchors))
         rows.append((a, b, invariance, control, score, ceilings[b], retention, *sizes))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -119,7 +122,7 @@ def _connections(
 
 def _own(invariance: str, codes: Codes) -> torch.Tensor:
     """What a head reads of its own encoder: its codes, or their intrinsic transform."""
-    transform = clone(INVARIANCES[invariance])
+    transform = clone(transform_named(invariance))
     return codes.samples if transform.fitted else transform.fit(codes.anchors).transform(codes.samples)
 
 
@@ -133,6 +136,6 @@ def connect(source: Codes, target: Stitchable, invariance: str) -> torch.Tensor:
     invariance : str
         How they are connected; see `stitch`.
     """
-    transform = clone(INVARIANCES[invariance])
+    transform = clone(transform_named(invariance))
     anchors = (source.anchors, target.codes.anchors) if transform.fitted else (source.anchors,)
     return target.head(transform.fit(*anchors).transform(source.samples))

@@ -118,13 +118,20 @@ def affine_map(source: torch.Tensor | Factor, target: torch.Tensor, penalty: Pen
 
 
 def _gcv_penalty(power: torch.Tensor, projected: torch.Tensor, total: torch.Tensor, k: int) -> torch.Tensor:
-    """The grid value that minimises GCV, all candidates at once; `projected` is ``U.T @ y``."""
+    """The grid value that minimises GCV, all candidates at once; `projected` is ``U.T @ y``.
+
+    Residual and divisor are sums of ``1 - f``, never differences of numbers near 1: where the
+    anchors have rank k - 1 both go to 0 with the penalty, and rounding noise would choose.
+    """
     grid = torch.logspace(-10, 4, 113, dtype=torch.float64, device=power.device)
-    kept = power / (power + grid.unsqueeze(1) * power.mean())
-    residual = total - ((2 - kept) * kept) @ projected.square().sum(dim=1)
-    divisor = 1 - (kept.sum(dim=1) + 1) / k
-    score = torch.where(divisor > 1e-8, residual / divisor.clamp_min(1e-8).square(), torch.inf)
-    return grid[score.argmin()]
+    ridge = grid.unsqueeze(1) * power.mean()
+    shrunk = ridge / (power + ridge)
+    explained = projected.square().sum(dim=1)
+    unreached = k - 1 - len(power)  # directions of the target that no map of these anchors reaches
+    outside = (total - explained.sum()).clamp_min(0) if unreached > 0 else torch.zeros_like(total)
+    residual = shrunk.square() @ explained + outside
+    divisor = (shrunk.sum(dim=1) + unreached) / k
+    return grid[(residual / divisor.square()).argmin()]
 
 
 def orthogonal_map(source: torch.Tensor, target: torch.Tensor, center: bool = False) -> Map:
@@ -202,7 +209,7 @@ class Transform(TransformerMixin, BaseEstimator):
             If the width differs from the one seen in ``fit``.
         """
         check_is_fitted(self, "n_features_in_")
-        tensor = torch.as_tensor(x)
+        tensor = x if isinstance(x, torch.Tensor) else torch.tensor(np.ascontiguousarray(x))
         if tensor.ndim != 2 or tensor.shape[1] != self.n_features_in_:
             raise SpaceError(
                 f"x has shape {tuple(tensor.shape)}, but fit saw {self.n_features_in_} features; use the same encoder"
@@ -305,3 +312,16 @@ INVARIANCES: dict[str, Transform] = {
     "orthogonal": Orthogonal(),
 }
 """The names that `align` and `stitch` take, with their default transform (clone before fitting)."""
+
+
+def transform_named(name: str) -> Transform:
+    """Look up an invariance.
+
+    Raises
+    ------
+    SpaceError
+        If there is none of that name; the message lists the names.
+    """
+    if name not in INVARIANCES:
+        raise SpaceError(f"unknown invariance {name!r}; choose from {', '.join(INVARIANCES)}")
+    return INVARIANCES[name]

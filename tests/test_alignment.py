@@ -376,3 +376,19 @@ def test_the_interval_covers_the_mean_at_its_level(n, groups):
     intervals = [interval(unordered(additive(n, 0.5, rng)), groups=split) for _ in range(1000)]
     covered = np.mean([found.low <= 0 <= found.high for found in intervals])
     assert 0.90 < covered < 0.99
+
+
+@pytest.mark.parametrize("metric", ["cosine", "cka", "cka_debiased"])
+def test_a_class_that_only_anchors_have_leaves_the_null_sound(metric):
+    x, y = np.random.default_rng(0).normal(size=(2, 60, 8))
+    labels = [0] * 20 + [1] * 20 + [2] * 20
+    table = align([x, y], list(range(20)), ["absolute"], [metric], labels)
+    rest = align([x[20:], y[20:]], None, ["absolute"], [metric], labels[20:])
+    assert table.null_within_class[0] == pytest.approx(rest.null_within_class[0])
+
+
+def test_constant_anchors_are_named():
+    x, y = np.random.default_rng(0).normal(size=(2, 60, 8))
+    x[:20] = 1
+    with pytest.raises(SpaceError, match="anchors of '0' is constant"):
+        align([x, y], list(range(20)), ["affine"])

@@ -361,3 +361,9 @@ def test_unusable_arguments_are_named(arguments, match):
     with pytest.raises(SpaceError, match=match) as caught:
         discover(**{**given, **arguments})
     assert "\n" not in str(caught.value)
+
+
+def test_spaces_without_any_calibration_still_get_a_report():
+    rng = np.random.default_rng(0)
+    report = discover([np.outer(rng.uniform(1, 2, 60), np.ones(8)) for _ in range(2)], 20)
+    assert report.paper_choice.startswith("none")

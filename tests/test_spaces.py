@@ -255,3 +255,14 @@ def test_no_labels_give_no_codes():
 @pytest.mark.parametrize("labels", [[0, 1, 0], [0] * 5, [[0], [1], [0], [1]], 3])
 def test_labels_must_be_one_per_row(labels):
     refused("labels have shape .*give one label for each of the 4 rows", class_codes, labels, 4)
+
+
+@pytest.mark.parametrize("kind", ["reversed", "big-endian", "longdouble"])
+def test_unusual_layouts_are_read_as_they_are(kind):
+    x = np.random.default_rng(0).normal(size=(60, 8))
+    x = {"reversed": x[::-1], "big-endian": x.astype(">f8"), "longdouble": x.astype(np.longdouble)}[kind]
+    np.testing.assert_array_equal(read_space(x).numpy(), x.astype(float))
+
+
+def test_anchor_ids_of_any_integer_type_are_no_mask():
+    assert anchor_ids(np.arange(20, dtype=np.uint8), 60).dtype == np.int64

@@ -302,3 +302,8 @@ def test_different_numbers_of_anchors_are_refused(invariance):
     given["b"] = Stitchable(Codes(short.anchors[1:], short.samples, short.targets), given["b"].head)
     with pytest.raises(SpaceError, match="different numbers of anchors; embed the same anchors with every encoder"):
         stitch(given, accuracy, invariance)
+
+
+def test_an_unknown_invariance_is_named():
+    with pytest.raises(SpaceError, match="unknown invariance 'rotation'; choose from absolute"):
+        stitch(classifiers(), accuracy, "rotation")

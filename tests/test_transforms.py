@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.linalg import orthogonal_procrustes
+from scipy.linalg import helmert, orthogonal_procrustes
 from scipy.stats import ortho_group
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -287,7 +287,7 @@ def gcv_shortfall(k, d, seed, noise):
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.3])
-@pytest.mark.parametrize("k", [66, 128])
+@pytest.mark.parametrize("k", [62, 64, 65, 66, 128])
 def test_gcv_is_as_good_as_the_best_penalty_where_plain_fits_interpolate(k, noise):
     assert np.mean([gcv_shortfall(k, 64, seed, noise) for seed in range(10)]) < 0.01
 
@@ -362,3 +362,19 @@ def test_unusable_anchors_are_named(transform):
     if transform.fitted:
         with pytest.raises(SpaceError, match=r"^target_anchors: 1 row.s. hold NaN"):
             fit(transform, source, bad)
+
+
+def gcv_without_cancellation(source, target, ridge):
+    basis = helmert(len(source))  # what the intercept leaves
+    left = np.linalg.inv(basis @ source @ source.T @ basis.T + ridge * np.eye(len(basis)))
+    return np.square(left @ basis @ target).sum() / np.trace(left) ** 2
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0])
+@pytest.mark.parametrize(("k", "d", "m"), [(20, 30, 5), (64, 64, 8), (65, 64, 8), (40, 8, 5)])
+def test_gcv_takes_the_brute_force_minimum_in_every_regime(k, d, m, noise):
+    for seed in range(5):
+        source, target, _ = planted(k, d, m, noise, seed)
+        scores = [gcv_without_cancellation(source, target, g * mean_square(source)) for g in GRID]
+        chosen = Affine().fit(source, target).map_.penalty / mean_square(source)
+        assert chosen == pytest.approx(GRID[np.argmin(scores)], rel=1e-6)

@@ -47,8 +47,7 @@ def read_space(source: Space, name: str = "space") -> torch.Tensor:
     if isinstance(source, np.ndarray):
         if source.dtype.kind != "f":
             raise SpaceError(f"{name} has dtype {source.dtype}; give floating-point numbers, e.g. x.astype('float32')")
-        # native and contiguous: torch knows neither other byte orders, negative strides nor long doubles
-        source = torch.tensor(np.ascontiguousarray(source, dtype="f4" if source.dtype.itemsize <= 4 else "f8"))
+        source = to_tensor(source)
     if not isinstance(source, torch.Tensor):
         raise SpaceError(
             f"{name} is a {type(source).__name__}; give a numpy array, a torch tensor, or the path of an .npy file"
@@ -59,6 +58,15 @@ def read_space(source: Space, name: str = "space") -> torch.Tensor:
         source = source.float()
     _check_values(source, name)
     return source
+
+
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """A floating-point array as a tensor of its own, float32 or float64.
+
+    It is copied to the native layout, since torch knows neither other byte orders, negative
+    strides nor long doubles.
+    """
+    return torch.tensor(np.ascontiguousarray(array, dtype="f4" if array.dtype.itemsize <= 4 else "f8"))
 
 
 def read_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from invariances.spaces import SpaceError, read_space
+from invariances.spaces import SpaceError, read_space, to_tensor
 
 Matrix: TypeAlias = "np.ndarray | torch.Tensor"
 Penalty: TypeAlias = "float | Literal['gcv']"
@@ -209,7 +209,7 @@ class Transform(TransformerMixin, BaseEstimator):
             If the width differs from the one seen in ``fit``.
         """
         check_is_fitted(self, "n_features_in_")
-        tensor = x if isinstance(x, torch.Tensor) else torch.tensor(np.ascontiguousarray(x))
+        tensor = x if isinstance(x, torch.Tensor) else to_tensor(np.asarray(x))
         if tensor.ndim != 2 or tensor.shape[1] != self.n_features_in_:
             raise SpaceError(
                 f"x has shape {tuple(tensor.shape)}, but fit saw {self.n_features_in_} features; use the same encoder"

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from invariances.zoo import builtin, store
 from invariances.zoo.home import data_folder, home
 
-ARRAYS_VERSION = 1
+ARRAYS_VERSION = 2
 """Counted up whenever the decoded arrays would change for the same source."""
 STRICT = ConfigDict(extra="forbid")
 
@@ -407,29 +407,57 @@ def _joined(parts: Sequence[str | None]) -> str:
 
 def _trained_tokenizer(texts: list[str], view: View) -> Any:
     """A tokenizer of the kind that BERT or RoBERTa uses, trained on the training text."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import processors
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one order of counting, one vocabulary
-    if view.tokenizer == "wordpiece":
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=view.vocabulary, special_tokens=special, show_progress=False)
-        start, end, pad = "[CLS]", "[SEP]", "[PAD]"
-    else:
-        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-        tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=view.vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        )
-        start, end, pad = "<s>", "</s>", "<pad>"
-    tokenizer.train_from_iterator(texts, trainer)
+    train = _wordpiece if view.tokenizer == "wordpiece" else _byte_bpe
+    tokenizer, (start, end, pad) = train(texts, view.vocabulary)
     ends = [(start, tokenizer.token_to_id(start)), (end, tokenizer.token_to_id(end))]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ends)
     tokenizer.enable_truncation(view.length)
     tokenizer.enable_padding(length=view.length, pad_id=tokenizer.token_to_id(pad), pad_token=pad)
     return tokenizer
+
+
+def _wordpiece(texts: list[str], size: int) -> tuple[Any, tuple[str, str, str]]:
+    """BERT's tokenizer.
+
+    The trainer numbers inner letters (``##a``) in the order of a randomly seeded hash map, which
+    also breaks ties between merges; given as special tokens they have their numbers beforehand.
+    The tokenizer that is returned knows them as ordinary tokens.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+    def fresh(**vocabulary: Any) -> Any:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", **vocabulary))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return tokenizer
+
+    learner = fresh()
+    split = (learner.pre_tokenizer.pre_tokenize_str(learner.normalizer.normalize_str(text)) for text in texts)
+    inner = sorted({letter for words in split for word, _ in words for letter in word[1:]})
+    tokens = special + [f"##{letter}" for letter in inner]
+    trainer = trainers.WordPieceTrainer(vocab_size=max(size, len(tokens)), special_tokens=tokens, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    tokenizer = fresh(vocab=learner.get_vocab())
+    tokenizer.add_special_tokens(special)
+    return tokenizer, ("[CLS]", "[SEP]", "[PAD]")
+
+
+def _byte_bpe(texts: list[str], size: int) -> tuple[Any, tuple[str, str, str]]:
+    """RoBERTa's tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer, ("<s>", "</s>", "<pad>")

@@ -71,7 +71,7 @@ def save(kind: str, key: str, artefact: Artefact) -> None:
         If the folder cannot be written or the disk is full; nothing half-written is left.
     """
     place = path(kind, key)
-    content = save_bytes({name: np.ascontiguousarray(array) for name, array in artefact.arrays.items()})
+    content = save_bytes({name: np.asarray(array, order="C") for name, array in artefact.arrays.items()})
     said = {"sha256": hashlib.sha256(content).hexdigest(), "note": artefact.note}
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

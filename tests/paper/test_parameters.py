@@ -3,7 +3,6 @@ import sys
 
 import pytest
 
-from invariances.paper import parameters
 from invariances.paper.parameters import ParameterError, check, read
 from invariances.paper.profiles import PROFILES
 
@@ -207,3 +206,8 @@ def test_the_metrics_are_the_method_s():
     from invariances.similarity import METRICS
 
     assert set(parameters.METRICS) <= set(METRICS)
+
+
+def test_the_section_is_no_parameter():
+    with pytest.raises(ParameterError, match="unknown parameter section; choose from anchors"):
+        check("initialization", {"section": "x"})

@@ -622,3 +622,67 @@ def test_a_tokenizer_is_the_same_in_every_process(kind, tmp_path):
         code = [sys.executable, "-c", DIGEST.format(kind=kind)]
         digests.add(subprocess.run(code, capture_output=True, text=True, check=True, env=environment).stdout)
     assert len(digests) == 1
+
+
+# Parquet that is there but not usable ------------------------------------------------------------
+
+
+def _trec_folder(tmp_path, train, test=None):
+    """A folder with TREC's hub name; each split is a list of shards."""
+    place = tmp_path / "CogComp" / "trec"
+    place.mkdir(parents=True)
+    for split, shards in (("train", train), ("test", test or [GOOD])):
+        for i, shard in enumerate(shards):
+            path = place / f"{split}-{i:05d}-of-{len(shards):05d}.parquet"
+            path.write_bytes(shard) if isinstance(shard, bytes) else hf.Dataset.from_dict(shard).to_parquet(path)
+    return str(tmp_path)
+
+
+GOOD = {"text": ["what is it", "who was she", "where is he"], "coarse_label": [0, 1, 2]}
+
+
+def test_all_shards_are_read_and_plain_labels_name_themselves(tmp_path):
+    prepared = datasets.prepare(text_view("trec", _trec_folder(tmp_path, [GOOD, GOOD]), 100, 100))
+    assert (prepared.n_train, prepared.n_test) == (6, 3)
+    assert prepared.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        b"",
+        b"PAR1 and no more",
+        {"text": [], "coarse_label": []},
+        {"text": ["a", "b"]},
+        {"text": ["a", "b"], "coarse_label": [0, None]},
+    ],
+    ids=["empty file", "truncated", "no rows", "no label column", "empty label"],
+)
+def test_unusable_parquet_ends_in_one_sentence(shard, tmp_path):
+    with pytest.raises(DataError) as error:
+        datasets.prepare(text_view("trec", _trec_folder(tmp_path, [shard]), 10, 10))
+    assert "\n" not in str(error.value)
+    assert "train-00000-of-00001.parquet cannot be used" in str(error.value)
+    assert "CogComp/trec" in str(error.value)
+
+
+def test_status_shows_an_unreadable_file_as_a_row(tmp_path):
+    row = datasets.status(_trec_folder(tmp_path, [b"PAR1"])).set_index("data set").loc["trec"]
+    assert row["from"].endswith("unreadable")
+
+
+def test_the_missing_split_is_the_one_that_is_named(tmp_path):
+    folder = _trec_folder(tmp_path, [GOOD])
+    (tmp_path / "CogComp" / "trec" / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(DataError, match=r"there is no CogComp/trec/test-00000-of-00001\.parquet"):
+        datasets.locate("trec", folder)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [View("mnist", "builtin", 10, 10), View("trec", "builtin", 10, 10), View("multi30k", "builtin", 10, 10)],
+    ids=["image without pixels", "text without tokenizer", "parallel sentences"],
+)
+def test_a_view_that_does_not_fit_its_data_is_refused(view):
+    with pytest.raises(DataError, match=view.dataset):
+        datasets.prepare(view)

@@ -65,7 +65,7 @@ def test_any_array_comes_back_bit_by_bit(array, turned):
 def test_single_numbers_keep_value_and_type(number):
     store.save("models", "one", Artefact({"n": np.array(number)}, {}))
     back = store.load("models", "one").arrays["n"]
-    assert back.dtype == number.dtype
+    assert (back.dtype, back.shape) == (number.dtype, ())
     assert back.item() == number.item()
 
 
@@ -320,3 +320,18 @@ def test_nothing_loads_what_could_be_a_pickle():
             if called in {"np.load", "numpy.load"}:
                 allowed = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 assert allowed.get("allow_pickle") == "False", path
+
+
+def test_fetch_from_a_store_that_is_a_file_is_a_store_error(tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "home"))
+    with pytest.raises(store.StoreError, match="cannot write to the store"):
+        store.fetch("models", "key", lambda: pytest.fail("nothing should be made for a store that cannot keep it"))
+
+
+def test_a_changed_note_is_damage(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    store.save("models", "key", store.Artefact({"x": np.ones(3)}, {"mse": 0.5}))
+    note = store.path("models", "key").with_suffix(".json")
+    note.write_text(note.read_text().replace("0.5", "0.9"))
+    assert store.load("models", "key") is None

@@ -207,7 +207,7 @@ def test_training_walks_its_schedule_to_the_end(monkeypatch, schedule, last):
 
 @pytest.mark.parametrize(("name", "epochs"), [("classifier", 5), ("relative classifier", 3), ("untrained", 0)])
 def test_batchnorm_sees_every_batch_once_and_no_anchors(models, name, epochs):
-    counts = {key: int(n) for key, n in models[name].weights.items() if key.endswith("num_batches_tracked")}
+    counts = {key: n.item() for key, n in models[name].weights.items() if key.endswith("num_batches_tracked")}
     assert len(counts) == 3
     assert set(counts.values()) == {epochs * 16}  # 1,000 samples by 64
 

@@ -89,7 +89,7 @@ def read(section: str, namespace: Mapping[str, Any]) -> Settings:
     fields = set(Settings.model_fields) - {"section"}
     unknown = [name for name in _injected_names(namespace) if name not in fields]
     if unknown:
-        raise ParameterError(f"unknown parameter {', '.join(unknown)}; choose from {', '.join(sorted(fields))}")
+        raise ParameterError(_unknown(*unknown))
     return check(section, {name: namespace[name] for name in fields if name in namespace})
 
 
@@ -103,6 +103,8 @@ def check(section: str, given: Mapping[str, Any]) -> Settings:
     """
     if section not in ROWS:
         raise ParameterError(f"unknown section {section!r}; choose from {', '.join(ROWS)}")
+    if "section" in given:
+        raise ParameterError(_unknown("section"))
     try:
         settings = Settings(section=section, **given)
     except ValidationError as error:
@@ -142,9 +144,13 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        known = sorted(set(Settings.model_fields) - {"section"})
-        return f"unknown parameter {name}; choose from {', '.join(known)}"
+        return _unknown(name)
     return f"parameter {name} is {first['input']!r}; give {Settings.model_fields[name].description}"
+
+
+def _unknown(*names: str) -> str:
+    known = sorted(set(Settings.model_fields) - {"section"})
+    return f"unknown parameter {', '.join(names)}; choose from {', '.join(known)}"
 
 
 def _one_of(value: str, choices: tuple[str, ...]) -> str:

@@ -113,8 +113,8 @@ class _Located(NamedTuple):
     title: str
     source: str
     fingerprint: str
-    files: dict[str, str] | None
-    """Parquet by split; None for the embedded stand-ins and the hub."""
+    files: dict[str, list[str]] | None
+    """Parquet by split, perhaps in several shards; None for the embedded stand-ins and the hub."""
     revision: str | None
 
 
@@ -152,16 +152,18 @@ def locate(name: str, data: str = "auto") -> _Located:
         return _Located(title, "embedded in this package", f"builtin-{builtin.VERSION}", None, None)
     folder = data_folder() if data == "auto" else Path(data).expanduser().absolute()
     files = _parquet_files(source, folder) if folder else {}
-    if files:
+    absent = [split for split, shards in files.items() if not shards]
+    if files and not absent:
         digest = hashlib.sha256()
-        for path in sorted(files.values()):
+        for path in sorted(path for shards in files.values() for path in shards):
             digest.update(Path(path).read_bytes())
         where = "INVARIANCES_DATA" if data == "auto" else "the given folder"
         return _Located(name, where, digest.hexdigest(), files, None)
     revision = hub_revision(source.hub) if data == "auto" else None
     if revision:
         return _Located(name, f"hub {source.hub} at {revision[:12]}", revision, None, revision)
-    wanted = "/".join(filter(None, (source.hub, source.config, "train-00000-of-00001.parquet")))
+    split = absent[0] if absent else "train"
+    wanted = "/".join(filter(None, (source.hub, source.config, f"{split}-00000-of-00001.parquet")))
     if folder:
         looked = f"there is no {wanted} under {'INVARIANCES_DATA' if data == 'auto' else folder}"
     else:
@@ -173,10 +175,9 @@ def locate(name: str, data: str = "auto") -> _Located:
     )
 
 
-def _parquet_files(source: Source, folder: Path) -> dict[str, str]:
+def _parquet_files(source: Source, folder: Path) -> dict[str, list[str]]:
     place = folder / source.hub / (source.config or "")
-    found = {split: sorted(place.glob(f"{split}-*.parquet")) for split in ("train", "test")}
-    return {split: str(paths[0]) for split, paths in found.items() if paths} if all(found.values()) else {}
+    return {split: [str(path) for path in sorted(place.glob(f"{split}-*.parquet"))] for split in ("train", "test")}
 
 
 @functools.cache
@@ -220,9 +221,14 @@ def _status_row(name: str, data: str) -> dict[str, Any]:
         return {**row, "from": "missing", "train": "-", "test": "-"}
     sizes = {"train": "?", "test": "?"}
     if found.files:
+        import pyarrow
         import pyarrow.parquet as parquet
 
-        sizes = {split: f"{parquet.read_metadata(path).num_rows:,}" for split, path in found.files.items()}
+        try:
+            rows = {s: sum(parquet.read_metadata(p).num_rows for p in shards) for s, shards in found.files.items()}
+        except (pyarrow.ArrowInvalid, OSError):
+            return {**row, "from": f"{found.source}, unreadable", "train": "-", "test": "-"}
+        sizes = {split: f"{n:,}" for split, n in rows.items()}
     return {**row, "from": found.source, **sizes}
 
 
@@ -239,6 +245,13 @@ def prepare(view: View) -> Prepared:
     DataError
         If the data set cannot be had, or has no sample.
     """
+    kind = source_named(view.dataset).kind
+    if kind == "parallel":
+        raise DataError(
+            f"{view.dataset} has no classes of its own; it only offers parallel sentences to other data sets"
+        )
+    if (kind == "image") != bool(view.pixels and view.channels) or (kind == "text") != bool(view.tokenizer):
+        raise DataError(f"the view of {view.dataset} is no view of {kind}s; give pixels and channels, or a tokenizer")
     found = locate(view.dataset, view.data)
     parallel = locate("multi30k", view.data).fingerprint if view.n_parallel else ""
     spec = {**asdict(view), "data": found.fingerprint, "parallel": parallel, "version": ARRAYS_VERSION}
@@ -370,18 +383,34 @@ def _parallel(view: View) -> list[str]:
 
 def _load_split(source: Source, found: _Located, split: str) -> Any:
     from datasets import disable_progress_bars, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     disable_progress_bars()
     cache = str(home() / "datasets")
     if found.files:
-        return load_dataset("parquet", data_files={split: found.files[split]}, split=split, cache_dir=cache)
+        try:
+            rows = load_dataset("parquet", data_files={split: found.files[split]}, split=split, cache_dir=cache)
+        except (ValueError, OSError, DatasetGenerationError) as error:  # damaged, truncated or empty files
+            raise _unusable(source, found.files[split][0], type(error).__name__) from error
+        missing = {*source.inputs, source.label} - {"", *rows.column_names}
+        if missing:
+            raise _unusable(source, found.files[split][0], f"it has no column {', '.join(sorted(missing))}")
+        if source.label and None in rows.unique(source.label):
+            raise _unusable(source, found.files[split][0], f"its column {source.label} has empty cells")
+        return rows
     hub_split = "validation" if source.hub == REGISTRY["imagenet"].hub and split == "test" else split
     return load_dataset(source.hub, source.config, split=hub_split, revision=found.revision, cache_dir=cache)
 
 
+def _unusable(source: Source, file: str, why: str) -> DataError:
+    return DataError(f"{file} cannot be used ({why}); put a Parquet file in the schema of {source.hub} there")
+
+
 def _class_names(rows: Any, source: Source) -> dict[int, str]:
     feature = rows.features[source.label]
-    return dict(enumerate(feature.names)) if hasattr(feature, "names") else {stars: str(stars) for stars in range(1, 6)}
+    if hasattr(feature, "names"):
+        return dict(enumerate(feature.names))
+    return {int(label): str(label) for label in rows.unique(source.label)}  # stars have no other name
 
 
 def balanced_subset(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:

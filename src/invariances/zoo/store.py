@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def load(kind: str, key: str) -> Artefact | None:
     content = place.read_bytes()
     try:
         said = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
-        if hashlib.sha256(content).hexdigest() == said["sha256"]:
+        if _checksum(content, said["note"]) == said["sha256"]:
             return Artefact(load_bytes(content), said["note"])
     except (ValueError, KeyError, TypeError):
         pass  # an unreadable note is damage as well
@@ -72,31 +73,53 @@ def save(kind: str, key: str, artefact: Artefact) -> None:
     """
     place = path(kind, key)
     content = save_bytes({name: np.asarray(array, order="C") for name, array in artefact.arrays.items()})
-    said = {"sha256": hashlib.sha256(content).hexdigest(), "note": artefact.note}
-    try:
+    said = {"sha256": _checksum(content, artefact.note), "note": artefact.note}
+    with _writing():
         place.parent.mkdir(parents=True, exist_ok=True)
         _replace(place, content)
         _replace(place.with_suffix(".json"), json.dumps(said, indent=1, sort_keys=True).encode())
+
+
+def fetch(kind: str, key: str, make: Callable[[], Artefact]) -> Artefact:
+    """Read an artefact, or make and save it; of two processes that want it, one makes it.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    found = load(kind, key)
+    if found is not None:
+        return found
+    lock = FileLock(path(kind, key).with_suffix(".lock"))
+    with _writing():
+        path(kind, key).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        found = load(kind, key)  # another process may have made it meanwhile
+        if found is None:
+            found = make()
+            save(kind, key, found)
+    finally:
+        lock.release()
+    return found
+
+
+def _checksum(content: bytes, note: dict[str, Any]) -> str:
+    """Over the arrays and what is said of them."""
+    return hashlib.sha256(content + json.dumps(note, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turn what the file system refuses into one sentence."""
+    try:
+        yield
     except OSError as error:
         raise StoreError(
             f"cannot write to the store at {home()} ({error.strerror}); "
             "free some space or set INVARIANCES_HOME elsewhere"
         ) from error
-
-
-def fetch(kind: str, key: str, make: Callable[[], Artefact]) -> Artefact:
-    """Read an artefact, or make and save it; of two processes that want it, one makes it."""
-    found = load(kind, key)
-    if found is not None:
-        return found
-    lock = path(kind, key).with_suffix(".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        found = load(kind, key)  # another process may have made it meanwhile
-        if found is None:
-            found = make()
-            save(kind, key, found)
-    return found
 
 
 def _replace(place: Path, content: bytes) -> None:

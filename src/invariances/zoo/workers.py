@@ -74,7 +74,7 @@ def _dask(
     from distributed import Client, LocalCluster, as_completed
 
     with _client(Client, LocalCluster, processes, cluster) as client:
-        futures = client.map(_single_threaded, [unit] * len(items), items, pure=False, retries=2)
+        futures = client.map(_single_threaded, [unit] * len(items), items, pure=False)
         for future in as_completed(futures):
             yield future.result()
 

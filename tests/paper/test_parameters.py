@@ -203,6 +203,7 @@ def test_parameters_are_checked_without_torch():
 
 
 def test_the_metrics_are_the_method_s():
+    from invariances.paper import parameters
     from invariances.similarity import METRICS
 
     assert set(parameters.METRICS) <= set(METRICS)

@@ -1,0 +1,193 @@
+"""Products of invariances: several relative representations of one space, combined in one module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import torch
+from torch import nn
+
+from invariances.spaces import SpaceError
+from invariances.transforms import SIMILARITIES, Relative, relative
+
+AGGREGATIONS = ("concat", "sum", "attention")
+
+EPS = 1e-12
+"""Of the LayerNorms. In wide spaces a profile of distances varies by a few percent only, which the usual
+1e-5 would be seen beside."""
+
+
+class Product(nn.Module):
+    """Relative components of one space, each layer-normalised, combined by one of three aggregations.
+
+    Every component is ``LayerNorm(relative(x, anchors, similarity))``, of shape (n, k). "concat" puts
+    them side by side. "sum" carries each through its own two-layer perceptron and adds up (Deep Sets,
+    Zaheer et al. 2017). "attention" projects each to `width`, lets the c components of a sample attend
+    to each other (Vaswani et al. 2017) and averages them. No batch statistics enter anywhere: the
+    answer for a sample does not depend on the others.
+
+    Parameters
+    ----------
+    similarities : sequence of str
+        The components, each at most once; see `invariances.transforms.relative`.
+    anchors : int
+        Number of anchors, k.
+    width : int
+        Number of output features of "sum" and "attention"; "concat" gives k c whatever the width.
+    aggregation : {"concat", "sum", "attention"}
+    heads : int
+        Attention heads, a divisor of `width`.
+    equal_weights : bool
+        Attention whose weights are all 1 / c, everything else equal: the control that tells what
+        the weights contribute.
+    seed : int
+        Draws the initial weights; torch's global random state is neither read nor changed.
+
+    Attributes
+    ----------
+    out_features : int
+        Width of the output.
+
+    Raises
+    ------
+    SpaceError
+        If a parameter cannot be used.
+    """
+
+    def __init__(
+        self,
+        similarities: Sequence[str] = ("cosine", "euclidean", "l1", "linf"),
+        *,
+        anchors: int,
+        width: int,
+        aggregation: str,
+        heads: int = 1,
+        equal_weights: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.similarities = tuple(similarities)
+        _check(self.similarities, anchors, width, aggregation, heads, equal_weights, seed)
+        self.anchors = anchors
+        self.aggregation = aggregation
+        self.equal_weights = equal_weights
+        self.out_features = anchors * len(self.similarities) if aggregation == "concat" else width
+        # on the CPU, whose generator alone is seeded and put back
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.random.default_generator.manual_seed(seed)
+            self.norms = nn.ModuleDict({name: nn.LayerNorm(anchors, eps=EPS) for name in self.similarities})
+            if aggregation == "sum":
+                self.embed = nn.ModuleDict({name: _perceptron(anchors, width) for name in self.similarities})
+            if aggregation == "attention":
+                self.embed = nn.ModuleDict({name: nn.Linear(anchors, width) for name in self.similarities})
+                self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    @property
+    def invariant_to(self) -> frozenset[str]:
+        """What the output does not depend on: what every component ignores, and one factor for all.
+
+        The factor is taken out by the LayerNorms, up to their eps. A product of cosine and
+        Euclidean distances is invariant to rotation but not to translation; one of Euclidean
+        distances alone to both; with L1 or L-infinity it is invariant to neither rotation.
+        """
+        shared = frozenset.intersection(*(Relative(name).invariant_to for name in self.similarities))
+        return shared | {"isotropic-scale"}
+
+    def forward(self, x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+        """Combine the components of samples `x`.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, d)
+        anchors : tensor of shape (k, d)
+            The anchors' embeddings by the same encoder.
+
+        Returns
+        -------
+        tensor of shape (n, out_features)
+
+        Raises
+        ------
+        SpaceError
+            If the number of anchors or a width is not as expected.
+        """
+        components = self._components(x, anchors)
+        if self.aggregation == "concat":
+            return torch.cat(list(components.values()), dim=1)
+        tokens = self._tokens(components)
+        if self.aggregation == "sum":
+            return tokens.sum(dim=1)
+        return self._attend(tokens, need_weights=False)[0].mean(dim=1)
+
+    def attention_weights(self, x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+        """How much each component (axis 1) attends to each (axis 2), averaged over heads.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, d)
+        anchors : tensor of shape (k, d)
+
+        Returns
+        -------
+        tensor of shape (n, c, c)
+            Rows sum to 1; components in the order of `similarities`.
+
+        Raises
+        ------
+        SpaceError
+            If the aggregation is not "attention".
+        """
+        if self.aggregation != "attention":
+            raise SpaceError(f"aggregation {self.aggregation!r} has no attention weights; use aggregation='attention'")
+        return self._attend(self._tokens(self._components(x, anchors)), need_weights=True)[1]
+
+    def _components(self, x: torch.Tensor, anchors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Name to layer-normalised relative representation, each of shape (n, k)."""
+        if x.ndim != 2 or anchors.ndim != 2 or x.shape[1] != anchors.shape[1] or len(anchors) != self.anchors:
+            raise SpaceError(
+                f"x has shape {tuple(x.shape)} and anchors {tuple(anchors.shape)}; "
+                f"give n samples and {self.anchors} anchors of one encoder"
+            )
+        return {
+            # compared in the precision of x, combined in the module's
+            name: norm(relative(x, anchors, name).to(norm.weight.dtype))
+            for name, norm in self.norms.items()
+        }
+
+    def _tokens(self, components: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Each component carried to `width`, shape (n, c, width)."""
+        return torch.stack([self.embed[name](component) for name, component in components.items()], dim=1)
+
+    def _attend(self, tokens: torch.Tensor, need_weights: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # keys that are all alike weigh all components alike
+        keys = torch.zeros_like(tokens) if self.equal_weights else tokens
+        return self.attention(tokens, keys, tokens, need_weights=need_weights)
+
+
+def _perceptron(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
+
+
+def _check(
+    similarities: tuple[str, ...],
+    anchors: int,
+    width: int,
+    aggregation: str,
+    heads: int,
+    equal_weights: bool,
+    seed: int,
+) -> None:
+    unknown = [name for name in similarities if name not in SIMILARITIES]
+    if unknown or not similarities or len(set(similarities)) < len(similarities):
+        raise SpaceError(f"similarities are {similarities}; give one or more of {', '.join(SIMILARITIES)}, each once")
+    least = {"anchors": (anchors, 2), "width": (width, 1), "heads": (heads, 1), "seed": (seed, 0)}
+    for name, (value, low) in least.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+            raise SpaceError(f"{name} is {value!r}; give a whole number of at least {low}")
+    if aggregation not in AGGREGATIONS:
+        raise SpaceError(f"unknown aggregation {aggregation!r}; choose from {', '.join(AGGREGATIONS)}")
+    if aggregation == "attention" and width % heads:
+        raise SpaceError(f"width {width} cannot be shared by {heads} heads; give a multiple of {heads}")
+    if aggregation != "attention" and (equal_weights or heads != 1):
+        raise SpaceError(f"aggregation {aggregation!r} has no weights or heads; leave them out, or use 'attention'")

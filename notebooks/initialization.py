@@ -19,7 +19,7 @@ seeds: "Optional[int]" = None  # models per variant, at least 2; None takes the 
 anchors: "Optional[int]" = None  # anchors that transforms are fitted on; None takes the profile's
 epochs: "Optional[int]" = None  # passes over the training samples; None takes the profile's
 samples: "Optional[int]" = None  # training samples; None takes at most the profile's
-metric: str = "cosine"  # what alignment is measured by: cosine, cka, cka_debiased, procrustes
+metric: str = "cosine"  # what alignment is measured by: cosine, cka, cka_debiased, cka_rbf, procrustes, cca, svcca, rsa, mutual_knn, ...
 device: str = "auto"  # where to train: auto, cpu, cuda
 data: "Optional[str]" = None  # auto (INVARIANCES_DATA, then the hub), builtin (stand-ins), or a folder
 

@@ -5,10 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import ortho_group
-from scipy.stats import t as student
 from sklearn.metrics.pairwise import cosine_similarity
 
-from invariances import Affine, Orthogonal, SpaceError, align, compare, interval
+from invariances import Affine, Orthogonal, Relative, SpaceError, align, compare
 from invariances.alignment import COLUMNS
 from invariances.similarity import METRICS
 from invariances.transforms import INVARIANCES
@@ -56,7 +55,7 @@ def test_pairs_are_unordered_for_intrinsic_transforms_and_ordered_for_fitted_map
 
 def test_every_invariance_meets_every_metric():
     table = align(spaces(), ANCHORS, list(INVARIANCES), list(METRICS))
-    assert len(table) == (3 * 3 + 2 * 6) * len(METRICS)
+    assert len(table) == sum(6 if transform.fitted else 3 for transform in INVARIANCES.values()) * len(METRICS)
     assert not table.duplicated(["model_a", "model_b", "invariance", "metric"]).any()
 
 
@@ -152,7 +151,7 @@ def test_absolute_and_scale_coincide_under_cosine_but_not_under_cka():
 def test_unequal_widths_are_padded_for_the_absolute_cosine_and_said_so():
     given = spaces("ab")
     given["b"] = given["b"][:, :5]
-    table = align(given, ANCHORS, list(INVARIANCES), ["cosine", "cka"])
+    table = align(given, ANCHORS, INTRINSIC, ["cosine", "cka"])
     padded = table[table.note == "zero-padded"]
     assert sorted(padded.invariance) == ["absolute", "scale"]
     assert set(padded.metric) == {"cosine"}
@@ -160,6 +159,15 @@ def test_unequal_widths_are_padded_for_the_absolute_cosine_and_said_so():
     wide = np.pad(given["b"], ((0, 0), (0, 3)))
     expected = mean_cosine(given["a"][SCORED], wide[SCORED])
     assert padded.score.to_numpy() == pytest.approx([expected] * 2)
+
+
+def test_maps_between_unequal_widths_say_that_they_pad():
+    given = spaces("ab")
+    given["b"] = given["b"][:, :5]
+    fitted = [name for name, transform in INVARIANCES.items() if transform.fitted]
+    table = align(given, ANCHORS, fitted, ["cka"])
+    assert set(table.invariance[table.note != "zero-padded"]) == {"affine"}
+    assert not (align(spaces("ab"), ANCHORS, fitted, ["cka"]).note == "zero-padded").any()
 
 
 @pytest.mark.parametrize("invariance", ["relative", "affine"])
@@ -182,7 +190,7 @@ def test_a_score_that_chance_would_reach_is_noted_as_not_calibrated():
 
 
 def test_a_calibrated_score_has_no_note():
-    table = align(spaces(), ANCHORS, list(INVARIANCES), list(METRICS))
+    table = align(spaces(), ANCHORS, INTRINSIC + FITTED, ["cosine", "cka", "cka_debiased", "procrustes"])
     assert table.calibrated.notna().all()
     assert (table.note == "").all()
 
@@ -196,7 +204,7 @@ def test_the_input_is_not_changed():
 
 def test_missing_anchors_are_asked_for_by_the_invariances_that_need_them():
     with pytest.raises(SpaceError, match=r"^relative, affine, orthogonal need anchors; give a count") as caught:
-        align(spaces(), invariances=list(INVARIANCES))
+        align(spaces(), invariances=INTRINSIC + FITTED)
     assert "\n" not in str(caught.value)
 
 
@@ -204,7 +212,11 @@ def test_missing_anchors_are_asked_for_by_the_invariances_that_need_them():
     ("arguments", "match"),
     [
         ({"invariances": ["rotation"]}, "unknown invariance 'rotation'; choose from absolute, scale, relative, affine"),
-        ({"metrics": ["svcca"]}, "unknown metric 'svcca'; choose from cosine"),
+        ({"metrics": ["bleu"]}, "unknown metric 'bleu'; choose from cosine"),
+        ({"metrics": "cka"}, "metrics is 'cka'; give a list of at least one name"),
+        ({"invariances": []}, "invariances is .*; give a list of at least one name"),
+        ({"invariances": {"mine": Relative}}, "invariance 'mine' is a ABCMeta|type; give a transform"),
+        ({"permutations": 1}, "permutations is 1; give a whole number of at least 2"),
         ({"labels": [0, 1]}, "one label for each of the 120 rows"),
         ({"anchors": N}, "give fewer anchors"),
         ({"anchors": [0, 0, 1]}, "1 anchor ids are repeated"),
@@ -218,164 +230,6 @@ def test_unusable_arguments_are_named(arguments, match):
 def test_one_model_is_not_enough():
     with pytest.raises(SpaceError, match="at least 2 are needed to compare models"):
         align(spaces("a"), 30)
-
-
-# interval ------------------------------------------------------------------------------------------
-
-
-def names(n):
-    return [f"m{i:02d}" for i in range(n)]
-
-
-def unordered(scores):
-    """The pair table of a symmetric matrix of scores."""
-    labels = names(len(scores))
-    rows = [(labels[i], labels[j], scores[i, j]) for i, j in combinations(range(len(scores)), 2)]
-    return pd.DataFrame(rows, columns=["model_a", "model_b", "score"])
-
-
-def additive(n, residual, rng):
-    """Scores of pairs whose expectation is zero: an effect of either model and a residual."""
-    effects = rng.normal(size=n)
-    return effects[:, None] + effects[None, :] + residual * rng.normal(size=(n, n))
-
-
-def t_interval(mean, variance, freedom):
-    half = student.ppf(0.975, freedom) * math.sqrt(variance)
-    return pytest.approx((mean - half, mean + half))
-
-
-def test_the_mean_and_the_spread_are_those_of_the_pairs():
-    table = unordered(additive(6, 0.5, np.random.default_rng(0)))
-    found = interval(table)
-    assert found.mean == pytest.approx(table.score.mean())
-    assert found.std == pytest.approx(table.score.std())
-    assert found.models == 6
-    assert found.note == ""
-    assert found.low < found.mean < found.high
-
-
-def jackknife(scores):
-    n = len(scores)
-    means = [unordered(np.delete(np.delete(scores, i, 0), i, 1)).score.mean() for i in range(n)]
-    return (n - 1) / n * sum((m - np.mean(means)) ** 2 for m in means)
-
-
-def u_statistic_variance(scores):
-    """From the least-squares fit of additive effects to the pairs."""
-    n = len(scores)
-    pairs = list(combinations(range(n), 2))
-    design = np.array([[float(m in pair) for m in range(n)] for pair in pairs])
-    values = np.array([scores[pair] for pair in pairs])
-    effects, (squares,), *_ = np.linalg.lstsq(design, values)
-    residual = squares / (len(pairs) - n)
-    between = max(0, effects.var(ddof=1) - residual / (n - 2))
-    return 4 * between / n + 2 * residual / (n * (n - 1))
-
-
-@pytest.mark.parametrize("n", [4, 5, 10])
-@pytest.mark.parametrize("residual", [0.1, 1.0, 10.0])
-def test_one_group_takes_the_larger_of_two_variances(n, residual):
-    for seed in range(5):
-        scores = additive(n, residual, np.random.default_rng(seed))
-        variance = max(u_statistic_variance(scores), jackknife(scores) / 2)
-        found = interval(unordered(scores))
-        assert (found.low, found.high) == t_interval(found.mean, variance, n - 1)
-
-
-def test_two_models_give_no_interval_and_say_so():
-    found = interval(unordered(additive(2, 0.5, np.random.default_rng(0))))
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
-    assert not math.isnan(found.mean)
-    assert found.note == "no interval from two models"
-
-
-def test_three_models_give_a_rough_interval_and_say_so():
-    scores = additive(3, 0.5, np.random.default_rng(0))
-    found = interval(unordered(scores))
-    assert (found.low, found.high) == t_interval(found.mean, jackknife(scores), 2)
-    assert "3 models: jackknife only" in found.note
-
-
-def test_a_missing_pair_leaves_the_jackknife_and_is_said():
-    table = unordered(additive(5, 0.5, np.random.default_rng(0)))
-    table.loc[3, "score"] = math.nan
-    found = interval(table)
-    assert found.mean == pytest.approx(table.score.mean())
-    assert found.low < found.mean < found.high
-    assert "not all pairs count" in found.note
-
-
-def test_both_directions_are_averaged():
-    rng = np.random.default_rng(0)
-    forth, back = rng.normal(size=(2, 5, 5))
-    one_way, other_way = unordered(forth), unordered(back)
-    other_way = other_way.rename(columns={"model_a": "model_b", "model_b": "model_a"})
-    both = pd.concat([one_way, other_way]).sample(frac=1, random_state=0)
-    assert interval(both) == pytest.approx(interval(unordered((forth + back) / 2)))
-    groups = (names(5)[:2], names(5)[2:])
-    assert interval(both, groups=groups)[:5] == pytest.approx(
-        interval(unordered((forth + back) / 2), groups=groups)[:5]
-    )
-
-
-def test_another_column_can_be_averaged():
-    table = align(spaces("abcde"), ANCHORS, ["relative"])
-    assert interval(table, "calibrated").mean == pytest.approx(table.calibrated.mean())
-
-
-def anova(scores):
-    """Mean squares of a two-way table with one observation per cell, by their sums."""
-    a, b = scores.shape
-    mean = scores.mean()
-    rows = sum(b * (scores[i].mean() - mean) ** 2 for i in range(a)) / (a - 1)
-    columns = sum(a * (scores[:, j].mean() - mean) ** 2 for j in range(b)) / (b - 1)
-    cells = sum((scores[i, j] - scores[i].mean() - scores[:, j].mean() + mean) ** 2 for i in range(a) for j in range(b))
-    return rows, columns, cells / ((a - 1) * (b - 1))
-
-
-@pytest.mark.parametrize(("a", "b"), [(5, 5), (10, 3), (2, 4)])
-def test_two_groups_follow_the_balanced_analysis_of_variance(a, b):
-    scores = additive(a + b, 0.3, np.random.default_rng(1))
-    scores = (scores + scores.T) / 2
-    groups = (names(a + b)[:a], names(a + b)[a:])
-    found = interval(unordered(scores), groups=groups)
-    block = scores[:a, a:]
-    msa, msb, mse = anova(block)
-    assert mse < min(msa, msb), "else the variance is bounded by a main effect"
-    total = msa + msb - mse
-    freedom = total**2 / (msa**2 / (a - 1) + msb**2 / (b - 1) + mse**2 / ((a - 1) * (b - 1)))
-    freedom = np.clip(freedom, min(a, b) - 1, a + b - 2)
-    assert found.mean == pytest.approx(block.mean())
-    assert found.std == pytest.approx(block.std(ddof=1))
-    assert (found.low, found.high) == t_interval(block.mean(), total / (a * b), freedom)
-    assert found.models == a + b
-
-
-def test_two_groups_never_fall_below_the_larger_main_effect():
-    for seed in range(50):
-        scores = additive(8, 5.0, np.random.default_rng(seed))
-        found = interval(unordered(scores), groups=(names(8)[:4], names(8)[4:]))
-        least = max(anova(scores[:4, 4:])[:2]) / 16
-        assert found.high - found.mean >= student.ppf(0.975, 6) * math.sqrt(least) - 1e-12
-
-
-def test_one_model_in_a_group_gives_no_interval_and_says_so():
-    scores = additive(4, 0.5, np.random.default_rng(0))
-    found = interval(unordered(scores), groups=(names(4)[:1], names(4)[1:]))
-    assert found.mean == pytest.approx(scores[0, 1:].mean())
-    assert math.isnan(found.low)
-    assert "one model in a group" in found.note
-
-
-@pytest.mark.parametrize(("n", "groups"), [(5, None), (10, None), (10, (5, 5)), (13, (10, 3))])
-def test_the_interval_covers_the_mean_at_its_level(n, groups):
-    rng = np.random.default_rng(0)
-    split = None if groups is None else (names(n)[: groups[0]], names(n)[groups[0] :])
-    intervals = [interval(unordered(additive(n, 0.5, rng)), groups=split) for _ in range(1000)]
-    covered = np.mean([found.low <= 0 <= found.high for found in intervals])
-    assert 0.90 < covered < 0.99
 
 
 @pytest.mark.parametrize("metric", ["cosine", "cka", "cka_debiased"])
@@ -392,3 +246,43 @@ def test_constant_anchors_are_named():
     x[:20] = 1
     with pytest.raises(SpaceError, match="anchors of '0' is constant"):
         align([x, y], list(range(20)), ["affine"])
+
+
+def test_a_transform_of_ones_own_stands_under_its_own_name():
+    mine = align(spaces(), ANCHORS, {"euclid": Relative("euclidean", center=True), "loo": Affine("loo")})
+    named = align(spaces(), ANCHORS, ["relative-euclidean"])
+    np.testing.assert_allclose(mine.score[mine.invariance == "euclid"], named.score, atol=1e-9)
+    assert (mine.invariance == "loo").sum() == 6
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_debiased"])
+def test_the_scores_of_all_pairs_at_once_are_those_of_single_pairs(metric):
+    given = spaces("abcde")
+    table = align(given, invariances=["absolute"], metrics=[metric])
+    for row in table.itertuples():
+        expected = compare(given[row.model_a], given[row.model_b], metric)
+        assert (row.score, row.null, row.z) == pytest.approx((expected.score, expected.null, expected.z), rel=1e-9)
+
+
+def test_spaces_may_lie_in_files(tmp_path):
+    given = spaces()
+    for name, x in given.items():
+        np.save(tmp_path / f"{name}.npy", x)
+    read = align({name: tmp_path / f"{name}.npy" for name in given}, ANCHORS, labels=np.arange(N) % 3)
+    pd.testing.assert_frame_equal(read, align(given, ANCHORS, labels=np.arange(N) % 3))
+
+
+def test_quadratic_metrics_say_on_how_many_samples(monkeypatch):
+    monkeypatch.setattr("invariances.similarity.SUBSAMPLE", 50)
+    monkeypatch.setattr("invariances.alignment.SUBSAMPLE", 50)
+    table = align(spaces(), invariances=["absolute"], metrics=["rsa", "cka"]).set_index("metric")
+    assert (table.note["rsa"] == "on 50 of the samples").all()
+    assert (table.note["cka"] == "").all()
+
+
+def test_float32_spaces_agree_with_float64_ones():
+    single = {name: x.astype("f4") for name, x in spaces().items()}
+    metrics = ["cosine", "cka", "cka_debiased", "procrustes", "cca", "svcca"]
+    columns = ["score", "null", "calibrated"]
+    one, other = (align(given, ANCHORS, metrics=metrics)[columns] for given in (single, spaces()))
+    np.testing.assert_allclose(one, other, atol=1e-4)

@@ -9,45 +9,80 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from invariances.alignment import Interval, align, interval
+    from invariances.alignment import align
     from invariances.discovery import Report, Verdict, discover
-    from invariances.similarity import METRICS, cka, compare, cosine, procrustes
+    from invariances.pairs import Interval, difference, interval, rank_prediction
+    from invariances.product import Product
+    from invariances.similarity import METRICS, cka, compare, cosine, pairwise, procrustes
     from invariances.spaces import SpaceError
     from invariances.stitching import Codes, Stitchable, stitch
-    from invariances.transforms import Absolute, Affine, Orthogonal, Relative, Scale
+    from invariances.transforms import (
+        INVARIANCES,
+        Absolute,
+        Affine,
+        IsotropicScale,
+        Orthogonal,
+        Permutation,
+        Relative,
+        Scale,
+        Similarity,
+        Translation,
+    )
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "alignment": ("align", "interval", "Interval"),
+    "alignment": ("align",),
     "discovery": ("discover", "Report", "Verdict"),
-    "similarity": ("METRICS", "compare", "cosine", "cka", "procrustes"),
+    "pairs": ("interval", "difference", "Interval", "rank_prediction"),
+    "product": ("Product",),
+    "similarity": ("METRICS", "compare", "pairwise", "cosine", "cka", "procrustes"),
     "spaces": ("SpaceError",),
     "stitching": ("stitch", "Codes", "Stitchable"),
-    "transforms": ("Absolute", "Scale", "Relative", "Affine", "Orthogonal"),
+    "transforms": (
+        "INVARIANCES",
+        "Absolute",
+        "Scale",
+        "Relative",
+        "Affine",
+        "Orthogonal",
+        "Similarity",
+        "Translation",
+        "IsotropicScale",
+        "Permutation",
+    ),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "INVARIANCES",
     "METRICS",
     "Absolute",
     "Affine",
     "Codes",
     "Interval",
+    "IsotropicScale",
     "Orthogonal",
+    "Permutation",
+    "Product",
     "Relative",
     "Report",
     "Scale",
+    "Similarity",
     "SpaceError",
     "Stitchable",
+    "Translation",
     "Verdict",
     "align",
     "cka",
     "compare",
     "cosine",
+    "difference",
     "discover",
     "interval",
+    "pairwise",
     "procrustes",
+    "rank_prediction",
     "stitch",
 ]
 

@@ -6,11 +6,17 @@ named once, in one sentence, before any computation starts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
+import safetensors
 import torch
 
 Space: TypeAlias = "np.ndarray | torch.Tensor | str | Path"
@@ -19,6 +25,91 @@ Spaces: TypeAlias = "Mapping[str, Space] | Sequence[Space]"
 
 class SpaceError(ValueError):
     """Embeddings, anchors or labels that cannot be used; the message says what, where and the remedy."""
+
+
+CHUNK_BYTES = 32 * 2**20
+"""Memory that one chunk of rows may take where a matrix is gone through in chunks."""
+MOST_HEADER = 2**16
+"""Bytes that the header of an .npy file may have; that of a matrix has about 100."""
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Where the largest magnitude of a space must lie: products of four of its values are then far from
+the ends of float64, and the space itself from those of float32."""
+
+
+class StoredSpace:
+    """A matrix in a `.npy` or `.safetensors` file, of which only the rows asked for are read.
+
+    Every access maps the file anew and copies the rows, so that no page stays in memory.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        What to call the space in an error message.
+
+    Raises
+    ------
+    SpaceError
+        If the file is missing, damaged, truncated, of another kind, or holds more than one matrix.
+    """
+
+    def __init__(self, path: Path, name: str = "space") -> None:
+        self.path, self.name = path, name
+        if not _is_file(path):
+            raise SpaceError(f"{name}: there is no file {path}; give the path of an .npy or .safetensors file")
+        if path.suffix not in (".npy", ".safetensors"):
+            raise SpaceError(
+                f"{name}: {path} is not read, since only .npy and .safetensors are safe to load; convert it"
+            )
+        self.shape, self.dtype = self._reading(lambda x: (tuple(x.shape), x.dtype))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> torch.Tensor:
+        return self._reading(lambda x: to_tensor(x[rows]) if isinstance(x, np.ndarray) else x[rows].clone())
+
+    def _reading(self, use: Callable[[Any], Any]) -> Any:
+        try:
+            if self.path.suffix == ".npy":
+                return use(self._map_npy())
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                names = list(file.keys())
+                if len(names) != 1:
+                    raise SpaceError(
+                        f"{self.name}: {self.path} holds {len(names)} tensors; give a file with one matrix"
+                    )
+                return use(file.get_tensor(names[0]))
+        except SpaceError:
+            raise
+        except Exception as error:  # numpy and safetensors raise many kinds for damaged files
+            # their first sentence: what follows advises to load pickles
+            reason = textwrap.shorten(re.split(r"\.\s", str(error))[0].rstrip("."), 100, placeholder=" ...")
+            raise SpaceError(
+                f"{self.name}: {self.path} is damaged, truncated or not a plain matrix ({reason}); save it again"
+            ) from error
+
+    def _map_npy(self) -> np.memmap:
+        with self.path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            header = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+        if header > MOST_HEADER:  # numpy would make room for all that it claims
+            raise ValueError(f"its header claims {header} bytes")
+        # not np.load, which also opens archives and, if told to, pickles
+        array = np.lib.format.open_memmap(self.path, mode="r")
+        surplus = self.path.stat().st_size - array.offset - array.nbytes
+        if surplus:
+            raise SpaceError(
+                f"{self.name}: {self.path} holds {surplus} bytes more than its header says; save one matrix in it"
+            )
+        return array
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be entered
+        return False
 
 
 def read_space(source: Space, name: str = "space") -> torch.Tensor:
@@ -42,22 +133,61 @@ def read_space(source: Space, name: str = "space") -> torch.Tensor:
         If the matrix cannot be read, is not an n x d floating-point matrix with n >= 2, or holds
         NaN, infinities, all-zero rows, or the same row throughout.
     """
+    opened = open_space(source, name)
+    return opened[:] if isinstance(opened, StoredSpace) else opened
+
+
+def open_space(source: Space, name: str = "space") -> torch.Tensor | StoredSpace:
+    """Check one space as `read_space` does, but leave what is in a file there.
+
+    Returns
+    -------
+    torch.Tensor or StoredSpace
+        Either gives its rows as a tensor when indexed with a slice or with row ids.
+    """
     if isinstance(source, (str, Path)):
-        source = _read_file(Path(source), name)
-    if isinstance(source, np.ndarray):
-        if source.dtype.kind != "f":
-            raise SpaceError(f"{name} has dtype {source.dtype}; give floating-point numbers, e.g. x.astype('float32')")
-        source = to_tensor(source)
-    if not isinstance(source, torch.Tensor):
-        raise SpaceError(
-            f"{name} is a {type(source).__name__}; give a numpy array, a torch tensor, or the path of an .npy file"
-        )
-    if not source.is_floating_point():
-        raise SpaceError(f"{name} has dtype {source.dtype}; give floating-point numbers, e.g. x.float()")
-    if source.dtype in (torch.float16, torch.bfloat16):
-        source = source.float()
+        source = StoredSpace(Path(source), name)
+        _check_dtype(source.dtype, name)
+        if source.dtype in (torch.float16, torch.bfloat16):
+            source = source[:].float()
+    else:
+        source = as_tensor(source, name).detach()
     _check_values(source, name)
     return source
+
+
+def as_tensor(source: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
+    """A tensor of an array or tensor, its values unchecked; half precision is widened to float32.
+
+    Raises
+    ------
+    SpaceError
+        If it is neither, holds no floating-point numbers, or is a sparse, nested or meta tensor.
+    """
+    if isinstance(source, torch.Tensor):
+        if source.is_nested or source.layout is not torch.strided or source.is_meta:
+            raise SpaceError(f"{name} is a sparse, nested or meta tensor; give a plain one, e.g. x.to_dense()")
+        _check_dtype(source.dtype, name)
+        return source.to(torch.promote_types(source.dtype, torch.float32))
+    if isinstance(source, np.ndarray) and not isinstance(source, np.ma.MaskedArray):
+        _check_dtype(source.dtype, name)
+        return to_tensor(source)
+    way = next((f", here x.{method}()" for method in ("to_numpy", "toarray") if hasattr(source, method)), "")
+    raise SpaceError(
+        f"{name} is a {type(source).__name__}; give a numpy array, a torch tensor, or the path of an .npy file{way}"
+    )
+
+
+def _check_dtype(dtype: np.dtype | torch.dtype, name: str) -> None:
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if not (dtype in floats if isinstance(dtype, torch.dtype) else dtype.kind == "f"):
+        raise SpaceError(f"{name} has dtype {dtype}; give floating-point numbers, float16 to float64, e.g. float32")
+
+
+def chunks(n: int, row_bytes: int) -> Iterator[slice]:
+    """Slices that go through `n` rows, each of at most `CHUNK_BYTES`."""
+    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:
@@ -66,28 +196,75 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
     It is copied to the native layout, since torch knows neither other byte orders, negative
     strides nor long doubles.
     """
-    return torch.tensor(np.ascontiguousarray(array, dtype="f4" if array.dtype.itemsize <= 4 else "f8"))
+    return torch.from_numpy(np.array(array, dtype="f4" if array.dtype.itemsize <= 4 else "f8", order="C"))
+
+
+def unit_factor(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """The power of two that brings the largest magnitude of `x` (along `dim`) to [0.5, 1).
+
+    Times it, squares and sums of squares neither overflow nor vanish, and no digit changes. For
+    gradients it is a constant.
+    """
+    sizes = x.detach().abs()
+    top = sizes.amax() if dim is None else sizes.amax(dim, keepdim=True)
+    top = top.clamp_min(torch.finfo(x.dtype).tiny)  # what is smaller is brought closer, and zero stays
+    return torch.frexp(top).mantissa / top
 
 
 def read_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, torch.Tensor]:
     """Read several spaces of the same samples; a sequence is named "0", "1", ... in its order.
+
+    They come in the widest floating-point type among them.
 
     Raises
     ------
     SpaceError
         If there are fewer than `at_least`, or their row counts differ.
     """
-    named = spaces if isinstance(spaces, Mapping) else {str(i): space for i, space in enumerate(spaces)}
+    read = _named(spaces, at_least, read_space)
+    widest = functools.reduce(torch.promote_types, (space.dtype for space in read.values()), torch.float32)
+    return {name: space.to(widest) for name, space in read.items()}
+
+
+def open_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, torch.Tensor | StoredSpace]:
+    """Check several spaces as `read_spaces` does, but leave what is in files there."""
+    return _named(spaces, at_least, open_space)
+
+
+def _named(spaces: Spaces, at_least: int, read: Callable[[Space, str], Any]) -> dict[str, Any]:
+    if isinstance(spaces, (str, Path)) or not isinstance(spaces, (Mapping, Sequence)):
+        raise SpaceError(
+            f"spaces is a {type(spaces).__name__}; give a mapping from model names to spaces, or a list of spaces"
+        )
+    named = spaces if isinstance(spaces, Mapping) else dict(enumerate(spaces))
     if len(named) < at_least:
         raise SpaceError(f"{len(named)} space(s) given; at least {at_least} are needed to compare models")
-    read = {str(name): read_space(space, f"space {name!r}") for name, space in named.items()}
-    rows = {name: len(space) for name, space in read.items()}
+    if len({str(name) for name in named}) < len(named):
+        raise SpaceError("two spaces have the same name; give every model its own")
+    for name in map(str, named):
+        if not name.strip() or not name.isprintable():
+            raise SpaceError(f"a space is named {name!r}; give every model a name that can be read")
+    opened = {str(name): read(space, f"space {str(name)!r}") for name, space in named.items()}
+    rows = {name: len(space) for name, space in opened.items()}
     if len(set(rows.values())) > 1:
         listed = ", ".join(f"{name} {n}" for name, n in rows.items())
         raise SpaceError(
             f"the spaces have different numbers of rows ({listed}); embed the same samples in the same order"
         )
-    return read
+    return opened
+
+
+def check_whole(value: object, name: str, least: int = 0) -> None:
+    """Refuse what is no whole number of at least `least`, or too large for a seed; a bool is none."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise SpaceError(f"{name} is {shown(value)}; give a whole number of at least {least}")
+    if value >= 2**63:
+        raise SpaceError(f"{name} is {shown(value)}; give a whole number below 2**63")
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, on one line and short."""
+    return textwrap.shorten(repr(value), 60, placeholder=" ...") if len(repr(value)) > 60 else repr(value)
 
 
 def anchor_ids(anchors: int | Sequence[int] | np.ndarray, n: int, seed: int = 0) -> np.ndarray:
@@ -96,20 +273,24 @@ def anchor_ids(anchors: int | Sequence[int] | np.ndarray, n: int, seed: int = 0)
     Raises
     ------
     SpaceError
-        If fewer than 2 anchors are asked for, ids repeat or lie outside 0..n-1, or fewer than
-        2 rows would remain to be scored.
+        If fewer than 2 anchors are asked for, ids repeat or lie outside 0..n-1, fewer than
+        2 rows would remain to be scored, or the seed is no whole number.
     """
+    check_whole(seed, "seed")
     if isinstance(anchors, (bool, np.bool_)):
         raise SpaceError("anchors is a bool; give a count or the row ids of the anchors")
     if isinstance(anchors, (int, np.integer)):
         _check_anchor_count(int(anchors), n)
         return np.random.default_rng(seed).choice(n, size=int(anchors), replace=False)
-    ids = np.asarray(anchors)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+    ids = _as_array(anchors)
+    if ids is None or ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise SpaceError("anchors must be a count or a list of whole-numbered row ids")
     _check_anchor_count(len(ids), n)
     if ids.min() < 0 or ids.max() >= n:
-        raise SpaceError(f"anchor id {ids.min() if ids.min() < 0 else ids.max()} is outside the rows 0..{n - 1}")
+        raise SpaceError(
+            f"anchor id {ids.min() if ids.min() < 0 else ids.max()} is outside the rows 0..{n - 1}; "
+            "give rows that are there"
+        )
     if len(np.unique(ids)) < len(ids):
         raise SpaceError(f"{len(ids) - len(np.unique(ids))} anchor ids are repeated; give every anchor once")
     return ids.astype(np.int64)  # torch reads uint8 as a mask
@@ -125,10 +306,27 @@ def class_codes(labels: Sequence | np.ndarray | torch.Tensor | None, n: int) -> 
     """
     if labels is None:
         return None
-    labels = np.asarray(labels)
-    if labels.shape != (n,):
-        raise SpaceError(f"labels have shape {labels.shape}; give one label for each of the {n} rows")
-    return torch.from_numpy(np.unique(labels, return_inverse=True)[1].astype(np.int64))
+    array = _as_array(labels)
+    if array is None or array.shape != (n,):
+        got = "are not one a row" if array is None else f"have shape {array.shape}"
+        raise SpaceError(f"labels {got}; give one label for each of the {n} rows")
+    # a list is looked at as it is: an array would turn the NaN among strings into a class "nan"
+    missing = pd.isna(array if hasattr(labels, "dtype") else np.asarray(labels, dtype=object))
+    if missing.any():
+        first = f"first: row {missing.argmax()}"
+        raise SpaceError(f"{missing.sum()} labels are missing ({first}); drop these samples in every space")
+    try:
+        return torch.from_numpy(np.unique(array, return_inverse=True)[1].astype(np.int64))
+    except TypeError as error:
+        raise SpaceError("labels of different kinds cannot be told apart; give only numbers or only strings") from error
+
+
+def _as_array(values: object) -> np.ndarray | None:
+    """An array of a sequence or tensor; None where its parts are of different lengths, or nothing is there."""
+    try:
+        return values.numpy(force=True) if isinstance(values, torch.Tensor) else np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _check_anchor_count(k: int, n: int) -> None:
@@ -140,44 +338,37 @@ def _check_anchor_count(k: int, n: int) -> None:
         )
 
 
-def _check_values(x: torch.Tensor, name: str) -> None:
-    if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
+def _check_values(x: torch.Tensor | StoredSpace, name: str) -> None:
+    if len(x.shape) != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise SpaceError(
             f"{name} has shape {tuple(x.shape)}; give a matrix with at least 2 samples as rows and 1 feature"
         )
-    finite = torch.isfinite(x).all(dim=1)
-    if not finite.all():
-        raise SpaceError(_rows_message(name, ~finite, "NaN or infinity", "repair or drop these samples in every space"))
-    zero = (x == 0).all(dim=1)
-    if zero.any():
+    infinite, zero, constant, largest = [], [], True, 0.0
+    first = x[:1]
+    for rows in chunks(len(x), x.shape[1] * 8):
+        part = x[rows]
+        low, high = torch.aminmax(part)  # NaN if there is any
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            infinite += (rows.start + (~torch.isfinite(part).all(dim=1)).nonzero().flatten()).tolist()
+        zero += (rows.start + (~part.any(dim=1)).nonzero().flatten()).tolist()
+        constant = constant and bool((part == first).all())
+        largest = max(largest, -float(low), float(high))
+    if infinite:
+        raise SpaceError(
+            _rows_message(name, infinite, "NaN or infinity", "repair or drop these samples in every space")
+        )
+    if zero:
         raise SpaceError(
             _rows_message(name, zero, "only zeros, which have no direction", "drop these samples in every space")
         )
-    if (x == x[0]).all():
-        raise SpaceError(f"{name} is constant: all {len(x)} rows are the same, so there is nothing to compare")
-
-
-def _rows_message(name: str, bad: torch.Tensor, what: str, remedy: str) -> str:
-    return f"{name}: {int(bad.sum())} row(s) hold {what} (first: row {int(bad.nonzero()[0])}); {remedy}"
-
-
-def _read_file(path: Path, name: str) -> np.ndarray | torch.Tensor:
-    if not path.is_file():
-        raise SpaceError(f"{name}: there is no file {path}")
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors = load_file(path)
-            if len(tensors) != 1:
-                raise SpaceError(f"{name}: {path} holds {len(tensors)} tensors; give a file with one matrix")
-            return next(iter(tensors.values()))
-    except SpaceError:
-        raise
-    except Exception as error:  # numpy and safetensors raise many kinds for damaged files
+    if constant:
+        raise SpaceError(f"{name} is constant: all {len(x)} rows are the same; give samples that differ")
+    if not SMALLEST <= largest <= LARGEST:
         raise SpaceError(
-            f"{name}: {path} is damaged, truncated or not a plain matrix ({error}); save it again"
-        ) from error
-    raise SpaceError(f"{name}: {path} is not read, since only .npy and .safetensors are safe to load; convert it")
+            f"{name} holds values of up to {largest:.0e}, too far from 1 to be squared safely; "
+            f"multiply it by a factor that brings them between {SMALLEST:.0e} and {LARGEST:.0e}"
+        )
+
+
+def _rows_message(name: str, bad: list[int], what: str, remedy: str) -> str:
+    return f"{name}: {len(bad)} row(s) hold {what} (first: row {bad[0]}); {remedy}"

@@ -59,11 +59,11 @@ def stitch(
     Parameters
     ----------
     models : mapping from names to Stitchable
-        For "relative", heads that were trained on relative representations of these anchors.
+        For "relative" and its kin, heads that were trained on just such representations of these anchors.
     quality : callable
         ``quality(outputs, targets)``, e.g. F1 or mean squared error.
     invariance : str
-        "absolute", "scale", "relative", "affine" or "orthogonal".
+        A name in `invariances.transforms.INVARIANCES`.
     untrained : Codes, optional
         An untrained encoder of the same width, for the control of that name.
     lower_is_better : bool

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from invariances.alignment import Interval, interval
+from invariances.pairs import Interval, interval
 from invariances.paper.rows import ROWS
 
 NOT_JUDGED = "not judged at smoke size"

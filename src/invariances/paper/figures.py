@@ -11,7 +11,7 @@ import seaborn as sns
 import torch
 from sklearn.decomposition import PCA
 
-from invariances.alignment import interval
+from invariances.pairs import interval
 from invariances.paper.claims import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT
 from invariances.paper.rows import INVARIANCES

@@ -15,7 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from invariances.paper.profiles import PROFILES, Profile
 from invariances.paper.rows import ROWS, dataset_names
 
-METRICS = ("cosine", "cka", "cka_debiased", "procrustes")
+METRICS = (
+    "cosine",
+    "pearson",
+    "cka",
+    "cka_debiased",
+    "cka_rbf",
+    "cka_rbf_debiased",
+    "procrustes",
+    "cca",
+    "svcca",
+    "pwcca",
+    "rsa",
+    "rsa_pearson",
+    "mutual_knn",
+)
 DEVICES = ("auto", "cpu", "cuda")
 INJECTED = "# Parameters"
 """How the cell starts in which papermill puts the parameters that it was given."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from invariances.alignment import Interval, interval
+from invariances.pairs import Interval, interval
 from invariances.paper.claims import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import INVARIANCES, ROWS

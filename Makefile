@@ -5,7 +5,7 @@ STAMP := .venv/installed
 EXTRAS := zoo,book,test
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install book test results lint clean help
+.PHONY: install book test results studies lint clean help
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,6 +28,12 @@ test: install  ## run the tests
 results: install  ## write the committed results of the book anew, at smoke size
 	for section in initialization architecture training stitching; do \
 	  $(BIN)/invariances run $$section -p profile smoke --into book/results || exit 1; done
+
+studies: install  ## run the studies of verdicts, intervals and speed anew (about an hour; keep the machine idle)
+	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/operating_characteristics.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS),bench]'
+	$(BIN)/python benchmarks/speed.py
 
 lint: install  ## check style, types on public functions, the import contract, and the notebooks
 	$(BIN)/ruff check .

@@ -1,0 +1,160 @@
+"""What `discover` hands back: the verdict in words, the tables, a figure and a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DELTA = 0.01
+"""Share of the target's variance below which a difference between classes of maps does not count."""
+WEAK = 0.5
+"""Explained variance below which a verdict is called weak."""
+ROTATIONS = ("orthogonal", "orthogonal+translation", "similarity", "affine")
+"""The classes that need as many anchors as features, and one more."""
+QUESTION = "Which transformation relates these spaces?"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The ladder's answer."""
+
+    invariance: str
+    """One of `invariances.discovery.RUNGS` or "permutation"; "none" where no class of maps beats a constant."""
+    explained_variance: float
+    """Share of the target's held-out variance that this class of maps explains."""
+    weak: bool
+    """Whether that is less than `WEAK`."""
+    models: int
+    few_anchors: bool = False
+    """Whether there were no more anchors than features, so that their span leaves a rotation undetermined."""
+
+    def __str__(self) -> str:
+        if self.invariance == "none":
+            which = "both" if self.models == 2 else f"all {self.models}"
+            return f"No map relates {which} spaces: none explains more held-out variance than a constant."
+        what = {
+            "identity": "The spaces already agree as they are",
+            "affine": "The spaces differ by a general affine map",
+        }.get(self.invariance, f"The spaces differ by a map of the class {self.invariance!r}")
+        remarks = [f"which explains {100 * self.explained_variance:.0f} % of the held-out variance"]
+        if self.weak:
+            remarks.append(f"weak evidence, since that is below {100 * WEAK:.0f} %")
+        if self.models == 2 and self.invariance == "affine":
+            remarks.append(
+                "an upper bound, since with two models variation that is private to each cannot be excluded "
+                "and looks affine"
+            )
+        if self.few_anchors and self.invariance in ROTATIONS:
+            remarks.append(
+                "uncertain, since with no more anchors than features a rotation can look affine, or the reverse"
+            )
+        return f"{what}, {'; '.join(remarks)}."
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `discover` found."""
+
+    table: pd.DataFrame
+    """All pairs under all invariances, as `align` returns them."""
+    ladder: pd.DataFrame
+    """One row per class of maps, as `ladder` returns them."""
+    paper_choice: str
+    """The invariance with the highest mean calibrated cosine: the paper's rule. Scores of different
+    spaces are not commensurable, so this says nothing about T."""
+    verdict: Verdict
+    structure: pd.DataFrame
+    """T described, one row per ordered pair: what an affine map explains of this pair alone, and on the
+    principal axes that carry 95 % of the source's variance the ratio of T's largest to smallest
+    singular value, its distance from a scaled rotation and its shift in units of the target's standard
+    deviation; each ``..._rotation`` is the same figure for a simulated scaled rotation with equal noise."""
+    delta: float = DELTA
+    """Share of the target's variance below which a difference between classes did not count."""
+
+    @property
+    def rule(self) -> str:
+        """How the ladder's verdict was reached, in one sentence."""
+        return (
+            "The smallest class of maps is chosen whose explained variance is within max(3 SE, delta) of the "
+            f"best class's, with delta = {self.delta:g} of the target's variance; below an explained variance of "
+            f"{WEAK:g} the verdict is called weak."
+        )
+
+    def plot(self) -> Figure:
+        """Draw the alignment by invariance (the paper's rule) beside the ladder (the verdict)."""
+        import matplotlib.pyplot as plt
+        import seaborn as sns
+
+        rows = max(self.table.invariance.nunique(), len(self.ladder))
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 1.4 + 0.34 * rows), layout="constrained")
+        # names on the vertical axes: they are long, and may be many
+        sns.stripplot(self.table, x="calibrated", y="invariance", ax=left, color="0.35", size=4, jitter=False)
+        left.axvline(0, color="0.7", linewidth=1)
+        left.set(title="The paper's rule: alignment of pairs", xlabel="calibrated cosine (0 = chance)", ylabel="")
+        explained = self.ladder.explained_variance
+        lowest = min(0.0, max(-0.5, float(explained.min())))
+        # a map into a wrong place explains less than nothing; its number says how much
+        shown = explained.clip(lower=lowest)
+        bars = right.barh(self.ladder["class"], shown, color=np.where(self.ladder.chosen, "C1", "C0"))
+        for bar, value in zip(bars, explained, strict=True):
+            right.annotate(
+                f"{value:.3f}",
+                (max(bar.get_width(), 0), bar.get_y() + bar.get_height() / 2),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        right.axvline(0, color="0.7", linewidth=1)
+        right.invert_yaxis()
+        right.set(title="The ladder of maps (chosen in orange)", xlabel="explained variance, held out")
+        right.set_xlim(lowest, 1.15)
+        return figure
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one self-contained page.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        Path
+        """
+        import base64
+        import io
+
+        import matplotlib.pyplot as plt
+
+        buffer = io.BytesIO()
+        figure = self.plot()
+        figure.savefig(buffer, format="png", dpi=130)
+        plt.close(figure)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        tables = "".join(
+            f"<h2>{title}</h2>{frame.to_html(index=False, float_format='{:.3f}'.format, border=0)}"
+            for title, frame in (("Ladder", self.ladder), ("Structure of T", self.structure), ("All pairs", self.table))
+        )
+        page = (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{QUESTION}</title>'
+            "<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+            "img{max-width:100%}table{display:block;overflow-x:auto;border-collapse:collapse;font-size:.85rem}"
+            "td,th{padding:.2rem .6rem;text-align:right}</style>"
+            f"<h1>{QUESTION}</h1><p><b>{self.verdict}</b></p><p>{self.rule}</p>"
+            f"<p>By the paper's rule (highest calibrated alignment): <b>{self.paper_choice}</b>. "
+            "Scores of different spaces are not commensurable, so nothing about T follows from it.</p>"
+            f'<img alt="Alignment of pairs and ladder of maps" src="data:image/png;base64,{picture}">{tables}</html>'
+        )
+        target = Path(path)
+        temporary = target.with_name(target.name + ".part")
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(target)
+        return target

@@ -283,6 +283,11 @@ def test_shuffles_of_common_neighbours_have_the_known_mean_and_give_the_deviatio
     assert found.null == pytest.approx(10 / 59, abs=1e-12)
     assert_mean(found.null, scores)
     assert deviation(found) == pytest.approx(scores.std(), rel=3 * math.sqrt(1 / 800 + 1 / 2 / SHUFFLES))
+    assert found.p == pytest.approx(1 / 401), "counted, of spaces that no shuffle brings as close"
+    found = compare(*related(n=60, noise=9), "mutual_knn", permutations=400)
+    scores = shuffled_scores("mutual_knn", *related(n=60, noise=9), [rng.permutation(60) for _ in range(SHUFFLES)])
+    assert 0.02 < found.p < 0.98
+    assert found.p == pytest.approx((scores >= found.score).mean(), abs=3 * math.sqrt(0.25 / 400))
 
 
 def test_debiased_cka_of_independent_spaces_averages_zero_and_biased_does_not():
@@ -459,6 +464,7 @@ def test_below_the_least_rank_shuffles_are_used(metric):
     x, y = rng.normal(size=(2, 40, nulls.LEAST_RANK))
     few, many = (compare(x, y, metric, permutations=count) for count in (5, 9))
     assert few.null == many.null, "the least rank is enough"
+    assert f"below rank {nulls.LEAST_RANK}" in METRICS[metric].null
     for narrow in ((x[:, 1:], y), (x, y[:, 1:])):
         few, many = (compare(*narrow, metric, permutations=count) for count in (5, 9))
         assert few.null != many.null

@@ -192,12 +192,12 @@ def test_mixed_types_are_computed_in_the_widest(method):
 
 
 def multiplications(n, widths):
-    """Counted pair by pair and tile by tile; a product of few rows is as slow as one of eight."""
+    """Counted pair by pair and tile by tile; an entry of a Gram matrix also costs its way to memory and back."""
     pairs = itertools.combinations_with_replacement(widths, 2)
     tiles = n * n / 2
     return {
         "features": sum(n * d * m for d, m in pairs),
-        "gram": tiles * sum(widths) + tiles * max(len(widths), 8) * len(widths),
+        "gram": tiles * sum(widths) + tiles * (len(widths) + products.ENTRY) * len(widths),
     }
 
 
@@ -209,22 +209,22 @@ def test_the_cheaper_method_needs_fewer_multiplications(n, widths):
 
 @pytest.mark.parametrize(("count", "d"), [(2, 64), (10, 64), (45, 512), (100, 30)])
 def test_the_border_between_the_methods_is_where_it_should_be(count, d):
-    """For equal widths at n = (N + 1) d^2 / (d + N), which for wide spaces is n = (N + 1) d."""
-    border = (count + 1) * d**2 / (d + max(count, 8))
+    """For equal widths at n = (N + 1) d^2 / (d + N + 64), which for wide spaces is n = (N + 1) d."""
+    border = (count + 1) * d**2 / (d + count + 64)
     assert cheaper(math.floor(0.99 * border), [d] * count) == "gram"
     assert cheaper(math.ceil(1.01 * border), [d] * count) == "features"
 
 
-@pytest.mark.parametrize("n", [24, 60])
+@pytest.mark.parametrize("n", [8, 24])
 def test_auto_takes_the_cheaper_method_and_all_agree(n, monkeypatch):
-    """On both sides of the border, which for five spaces of width 12 is near n = 43."""
+    """On both sides of the border, which for five spaces of width 12 is near n = 10.7."""
     given_spaces = several(n, (12,) * 5)
     called = []
     for name in ("_by_features", "_by_gram"):
         original = getattr(products, name)
         monkeypatch.setattr(products, name, lambda views, f=original, name=name: called.append(name) or f(views))
     auto = pairwise(given_spaces)
-    assert called == ["_by_gram" if n < 43 else "_by_features"]
+    assert called == ["_by_gram" if n < 10 else "_by_features"]
     assert called == [f"_by_{cheaper(n, [12] * 5)}"]
     for method in METHODS:
         np.testing.assert_allclose(pairwise(given_spaces, method=method), auto, atol=1e-12)

@@ -18,7 +18,7 @@ import torch
 PERMUTATIONS = 20
 """Shuffles where no closed form exists; a p-value is then at least 1 / 21."""
 TOLERANCE = 0.002
-"""Standard error at which the mean over shuffles within classes is good enough."""
+"""Estimated standard error at which the mean over shuffles within classes is good enough."""
 LEAST_RANK = 16
 """Rank from which on the asymptotic law of a sum of singular values is used."""
 MOST_UNEVEN = 0.5

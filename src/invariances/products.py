@@ -13,6 +13,7 @@ import functools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 
 from invariances.spaces import StoredSpace, chunks
@@ -21,7 +22,9 @@ Rows: TypeAlias = "torch.Tensor | StoredSpace"
 Method: TypeAlias = "Literal['auto', 'features', 'gram']"
 
 TILE_BYTES = 64 * 2**20
-"""Memory for the accumulators of one tile of pairs, or for one tile of all Gram matrices."""
+"""Memory for the accumulators of one tile of pairs, or for the rows of one tile of all Gram matrices."""
+ENTRY = 64
+"""Multiplications that take as long as writing an entry of a Gram matrix and reading it again."""
 
 
 class Products(NamedTuple):
@@ -59,11 +62,11 @@ def linear_products(spaces: Sequence[Rows], method: Method = "auto") -> Products
 
 
 def cheaper(n: int, widths: Sequence[int]) -> Literal["features", "gram"]:
-    """The formula that needs fewer multiplications for all pairs of spaces of these widths."""
+    """The formula that takes less for all pairs of spaces of these widths, counted in multiplications."""
     total = sum(widths)
     features = n * (total**2 + sum(d**2 for d in widths)) / 2
-    # half of each Gram matrix, then half of all products of Gram matrices (few rows: memory-bound)
-    gram = n**2 / 2 * (total + max(len(widths), 8) * len(widths))
+    # of half of each Gram matrix: the products that make an entry, those with the other models', its memory
+    gram = n**2 / 2 * (total + len(widths) * (len(widths) + ENTRY))
     return "gram" if gram < features else "features"
 
 
@@ -95,6 +98,14 @@ def _diagonal_products(views: Sequence[_Centred]) -> tuple[torch.Tensor, torch.T
     return products, traces
 
 
+def _times(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """``x @ y.T``; by numpy on a CPU, whose BLAS is the faster one on some processors."""
+    if x.device.type != "cpu":
+        return torch.mm(x, y.T, out=out)
+    product = np.matmul(x.numpy(), y.numpy().T, out=None if out is None else out.numpy())
+    return torch.from_numpy(product)
+
+
 def _by_features(views: Sequence[_Centred]) -> torch.Tensor:
     count, widths = len(views), [len(view.mean) for view in views]
     side = max(1, int((TILE_BYTES / 8) ** 0.5 / max(widths)))
@@ -115,14 +126,17 @@ def _cross_products(views: Sequence[_Centred], left: range, right: range) -> dic
     for rows in chunks(len(views[0].space), sum(len(views[m].mean) for m in models) * views[0].dtype.itemsize):
         part = {m: views[m].at(rows) for m in models}
         for a, b in pairs:
-            product = (part[a].T @ part[b]).double()
+            product = _times(part[a].T, part[b].T).double()
             sums[a, b] = sums[a, b].add_(product) if (a, b) in sums else product
     return sums
 
 
 def _by_gram(views: Sequence[_Centred]) -> torch.Tensor:
     n, count, dtype = len(views[0].space), len(views), views[0].dtype
-    side = max(1, min(n, int((TILE_BYTES / count / dtype.itemsize) ** 0.5)))
+    widths = sum(len(view.mean) for view in views)
+    # a tile of all Gram matrices, and the rows that it is made of, fit into memory
+    side = min(int((TILE_BYTES / 4 / count / dtype.itemsize) ** 0.5), TILE_BYTES // (widths * dtype.itemsize))
+    side = max(1, min(n, side))
     blocks = [slice(start, min(start + side, n)) for start in range(0, n, side)]
     inner = torch.zeros(count, count, dtype=torch.float64)
     room = torch.empty(count * side**2, dtype=dtype, device=views[0].at(slice(0, 1)).device)
@@ -132,7 +146,7 @@ def _by_gram(views: Sequence[_Centred]) -> torch.Tensor:
             columns = rows if left is right else [view.at(right) for view in views]
             grams = room[: count * len(rows[0]) * len(columns[0])].view(count, len(rows[0]), len(columns[0]))
             for x, y, gram in zip(rows, columns, grams, strict=True):
-                torch.mm(x, y.T, out=gram)
+                _times(x, y, gram)
             tile = grams.flatten(1)
             # in parts: millions of products summed in float32 would lose four digits
             total = sum((part @ part.T).double().cpu() for part in tile.split(2**15, dim=1))

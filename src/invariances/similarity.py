@@ -65,7 +65,7 @@ class Score(NamedTuple):
     NaN where no shuffle changes the score.
     """
     p: float
-    """One-sided p-value of the null, normal in z, or counted over permutations."""
+    """One-sided p-value of the null, normal in z (too small where few axes carry the variance), or counted."""
 
 
 @dataclass(frozen=True)
@@ -801,7 +801,7 @@ def pairwise(spaces: Spaces, metric: str = "cka", method: Method = "auto") -> pd
     """The scores of all pairs of spaces as a matrix, without nulls.
 
     Linear CKA, biased and debiased, is computed for all pairs at once; spaces in files are then
-    streamed, in memory that grows neither with samples nor with models.
+    streamed, in memory that does not grow with the samples, and with the models only by the result.
 
     Parameters
     ----------

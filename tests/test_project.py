@@ -31,7 +31,7 @@ NAMED = [
 
 def _requirements():
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return {re.split(r"[<>=!~]", line)[0] for group in groups for line in group}
+    return {re.split(r"[<>=!~[]", line)[0] for group in groups for line in group}
 
 
 def _pins():

@@ -130,8 +130,12 @@ def discover(
     """Find the transformation that relates your own embeddings, or none."""
     from invariances.discovery import discover as find
 
+    if len(set(spaces)) < len(spaces):
+        raise ValueError("a file is given twice; give the embeddings of every model once")
+    if html and (html.is_dir() or not html.resolve().parent.is_dir()):  # said before the work, not after it
+        raise ValueError(f"{html} cannot be written; give a file in a folder that is there")
     # files of one name in several folders keep their paths as names
-    names = [path.stem for path in spaces]
+    names = [path.stem or str(path) for path in spaces]
     labels = names if len(set(names)) == len(names) else [str(path) for path in spaces]
     report = find(dict(zip(labels, spaces, strict=True)), anchors=anchors, seed=seed)
     typer.echo(report.ladder.to_string(index=False, float_format="{:.3f}".format))
@@ -144,7 +148,7 @@ def main() -> None:
     """Run the command; expected failures end in one sentence and exit status 1."""
     try:
         app(args=_joined(sys.argv[1:]))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         typer.echo(f"invariances: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
 

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from invariances.spaces import SpaceError
+from invariances.spaces import SpaceError, check_whole, shown
 
 Groups: TypeAlias = "tuple[Sequence[str], Sequence[str]]"
 Bounds: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"
@@ -106,19 +106,30 @@ def _listed(names: Sequence, most: int = 5) -> str:
     return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def _check_table(table: pd.DataFrame, what: str) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise SpaceError(f"{what} is a {type(table).__name__}; give a DataFrame, e.g. of align")
+
+
 def _directed(pairs: pd.DataFrame, value: str) -> tuple[pd.DataFrame, bool]:
     """The matrix of scores (rows `model_a`, columns `model_b`), and whether the pairs are ordered.
 
     A table that holds each pair in one direction only is mirrored: it says nothing of direction.
     """
+    _check_table(pairs, "the table of pairs")
+    if not isinstance(value, str):
+        raise SpaceError(f"the value is {value!r}; give the name of one column")
     missing = [column for column in ("model_a", "model_b", value) if column not in pairs.columns]
     if missing:
         raise SpaceError(f"the table of pairs has no column {_listed(missing)}; it has {', '.join(pairs.columns)}")
     if pairs.empty:
         raise SpaceError("the table of pairs has no rows; at least 2 models are needed")
-    if not pd.api.types.is_numeric_dtype(pairs[value]) or pd.api.types.is_bool_dtype(pairs[value]):
+    numbers = pairs[value].dtype.kind if isinstance(pairs[value].dtype, np.dtype) else ""
+    if numbers not in ("f", "i", "u"):
         raise SpaceError(f"column {value} of the table of pairs holds no numbers; name a column of scores")
     keys = pairs[["model_a", "model_b"]]
+    if keys.isna().any(axis=None):
+        raise SpaceError("the table of pairs has rows without the name of a model; fill them in, or drop the rows")
     own = keys.model_a[keys.model_a == keys.model_b]
     if len(own):
         raise SpaceError(f"{own.iloc[0]} is paired with itself; keep real pairs only (of stitching, control == 'none')")
@@ -127,6 +138,10 @@ def _directed(pairs: pd.DataFrame, value: str) -> tuple[pd.DataFrame, bool]:
         raise SpaceError(f"the pair {a}, {b} occurs more than once; select one invariance and one metric first")
     if np.isinf(pairs[value]).any():
         raise SpaceError(f"column {value} of the table of pairs holds an infinity; set it to NaN to leave the pair out")
+    if (pairs[value].abs() > 1e60).any():  # fourth powers of it would not be finite
+        raise SpaceError(
+            f"column {value} of the table of pairs holds numbers beyond 1e60; divide them by a common factor"
+        )
     if pairs[value].isna().all():
         raise SpaceError(f"column {value} of the table of pairs holds no finite number; there is nothing to average")
     names = list(dict.fromkeys([*keys.model_a, *keys.model_b]))
@@ -144,8 +159,10 @@ def _symmetric(pairs: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def _checked(groups: Groups, names: Sequence[str]) -> list[list[str]]:
     """The two groups as lists of models of the table."""
-    if len(groups) != 2:
-        raise SpaceError(f"{len(groups)} groups given; give two sequences of model names")
+    if isinstance(groups, str) or not isinstance(groups, Sequence) or len(groups) != 2:
+        raise SpaceError(f"groups is {shown(groups)}; give two sequences of model names")
+    if any(isinstance(group, str) for group in groups):
+        raise SpaceError(f"groups is {shown(groups)}; give each group as a list of model names")
     lists = [list(dict.fromkeys(group)) for group in groups]
     both = [name for name in lists[0] if name in set(lists[1])]
     if both:
@@ -421,15 +438,18 @@ def rank_prediction(
     Krackhardt, D. (1988). Predicting with networks: nonparametric multiple regression analysis of
     dyadic data (the quadratic assignment procedure, QAP).
     """
+    if isinstance(by, str):
+        raise SpaceError(f"by is {by!r}; give a list of column names")
     by = list(by)
+    check_whole(draws, "draws", 19)
+    check_whole(seed, "seed")
     for name, table in (("alignment", alignment), ("retention", retention)):
+        _check_table(table, f"the {name} table")
         absent = [column for column in by if column not in table.columns]
         if absent:
             raise SpaceError(f"the {name} table has no column {_listed(absent)}; it has {', '.join(table.columns)}")
         if table[by].isna().any(axis=None):
             raise SpaceError(f"the {name} table has empty cells in {_listed(by)}; fill them in, or drop their rows")
-    if draws < 19:
-        raise SpaceError(f"{draws} draws cannot give p < 0.05; give 999")
     lines = []
     for key in _combinations(retention, alignment, by):
         sides = [

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import nn
 
-from invariances.spaces import SpaceError
+from invariances.spaces import SpaceError, check_whole
 from invariances.transforms import SIMILARITIES, Relative, relative
 
 AGGREGATIONS = ("concat", "sum", "attention")
@@ -67,8 +66,8 @@ class Product(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _check(similarities, anchors, width, aggregation, heads, equal_weights, seed)
         self.similarities = tuple(similarities)
-        _check(self.similarities, anchors, width, aggregation, heads, equal_weights, seed)
         self.anchors = anchors
         self.aggregation = aggregation
         self.equal_weights = equal_weights
@@ -144,6 +143,12 @@ class Product(nn.Module):
 
     def _components(self, x: torch.Tensor, anchors: torch.Tensor) -> dict[str, torch.Tensor]:
         """Name to layer-normalised relative representation, each of shape (n, k)."""
+        for name, given in (("x", x), ("anchors", anchors)):
+            if not isinstance(given, torch.Tensor) or not given.is_floating_point():
+                kind = given.dtype if isinstance(given, torch.Tensor) else type(given).__name__
+                raise SpaceError(f"{name} is {kind}; give a tensor of floating-point numbers")
+        if x.dtype != anchors.dtype:
+            raise SpaceError(f"x is {x.dtype}, but anchors are {anchors.dtype}; give both in one precision")
         if x.ndim != 2 or anchors.ndim != 2 or x.shape[1] != anchors.shape[1] or len(anchors) != self.anchors:
             raise SpaceError(
                 f"x has shape {tuple(x.shape)} and anchors {tuple(anchors.shape)}; "
@@ -170,7 +175,7 @@ def _perceptron(inputs: int, width: int) -> nn.Sequential:
 
 
 def _check(
-    similarities: tuple[str, ...],
+    similarities: Sequence[str],
     anchors: int,
     width: int,
     aggregation: str,
@@ -178,13 +183,13 @@ def _check(
     equal_weights: bool,
     seed: int,
 ) -> None:
-    unknown = [name for name in similarities if name not in SIMILARITIES]
-    if unknown or not similarities or len(set(similarities)) < len(similarities):
-        raise SpaceError(f"similarities are {similarities}; give one or more of {', '.join(SIMILARITIES)}, each once")
-    least = {"anchors": (anchors, 2), "width": (width, 1), "heads": (heads, 1), "seed": (seed, 0)}
-    for name, (value, low) in least.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-            raise SpaceError(f"{name} is {value!r}; give a whole number of at least {low}")
+    known = not isinstance(similarities, str) and isinstance(similarities, Sequence) and len(similarities)
+    if not known or any(name not in list(SIMILARITIES) for name in similarities) or len(set(similarities)) < known:
+        raise SpaceError(f"similarities are {similarities!r}; give one or more of {', '.join(SIMILARITIES)}, each once")
+    for name, value, least in (("anchors", anchors, 2), ("width", width, 1), ("heads", heads, 1), ("seed", seed, 0)):
+        check_whole(value, name, least)
+    if not isinstance(equal_weights, bool):
+        raise SpaceError(f"equal_weights is {equal_weights!r}; give True or False")
     if aggregation not in AGGREGATIONS:
         raise SpaceError(f"unknown aggregation {aggregation!r}; choose from {', '.join(AGGREGATIONS)}")
     if aggregation == "attention" and width % heads:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from invariances.spaces import SpaceError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -116,6 +118,7 @@ class Report:
         right.invert_yaxis()
         right.set(title="The ladder of maps (chosen in orange)", xlabel="explained variance, held out")
         right.set_xlim(lowest, 1.15)
+        right.set_xticks([tick for tick in right.get_xticks() if lowest <= tick <= 1])
         return figure
 
     def to_html(self, path: str | Path) -> Path:
@@ -131,6 +134,10 @@ class Report:
         """
         import base64
         import io
+
+        target = Path(path)
+        if target.is_dir() or not target.resolve().parent.is_dir():
+            raise SpaceError(f"{target} cannot be written; give a file in a folder that is there")
 
         import matplotlib.pyplot as plt
 
@@ -153,7 +160,6 @@ class Report:
             "Scores of different spaces are not commensurable, so nothing about T follows from it.</p>"
             f'<img alt="Alignment of pairs and ladder of maps" src="data:image/png;base64,{picture}">{tables}</html>'
         )
-        target = Path(path)
         temporary = target.with_name(target.name + ".part")
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(target)

@@ -24,8 +24,8 @@ import torch
 from scipy.stats import norm, rankdata
 
 from invariances import nulls
+from invariances.kernels import Method, linear_products
 from invariances.nulls import PERMUTATIONS, Moments
-from invariances.products import Method, linear_products
 from invariances.spaces import (
     Space,
     SpaceError,
@@ -542,7 +542,7 @@ def nuclear(matrix: torch.Tensor) -> float:
 
 def _prepare_shape(x: torch.Tensor, classes: torch.Tensor | None) -> _Linear:
     centred = _few_axes(_centre(x))
-    return _Linear(centred / centred.norm(), classes)
+    return _Linear(centred / centred.norm(dtype=torch.float64).to(centred), classes)
 
 
 def _score_shape(a: _Linear, b: _Linear) -> float:
@@ -810,7 +810,7 @@ def pairwise(spaces: Spaces, metric: str = "cka", method: Method = "auto") -> pd
     metric : str
         One of `METRICS`. For "pwcca", rows are the spaces whose features weigh.
     method : "auto", "features" or "gram"
-        For linear CKA: the formula; see `invariances.products`.
+        For linear CKA: the formula; see `invariances.kernels`.
 
     Returns
     -------

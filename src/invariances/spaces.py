@@ -31,9 +31,11 @@ CHUNK_BYTES = 32 * 2**20
 """Memory that one chunk of rows may take where a matrix is gone through in chunks."""
 MOST_HEADER = 2**16
 """Bytes that the header of an .npy file may have; that of a matrix has about 100."""
-SMALLEST, LARGEST = 1e-30, 1e30
+SMALLEST, LARGEST = 2.0**-100, 2.0**100  # about 1e-30 and 1e30
 """Where the largest magnitude of a space must lie: products of four of its values are then far from
 the ends of float64, and the space itself from those of float32."""
+SINGLE = 2.0**20
+"""Largest magnitude, and one over the smallest, of a float32 space that is not widened to float64."""
 
 
 class StoredSpace:
@@ -152,7 +154,9 @@ def open_space(source: Space, name: str = "space") -> torch.Tensor | StoredSpace
             source = source[:].float()
     else:
         source = as_tensor(source, name).detach()
-    _check_values(source, name)
+    largest = _check_values(source, name)
+    if source.dtype == torch.float32 and not 1 / SINGLE <= largest <= SINGLE:
+        source = source[:].double()
     return source
 
 
@@ -338,7 +342,8 @@ def _check_anchor_count(k: int, n: int) -> None:
         )
 
 
-def _check_values(x: torch.Tensor | StoredSpace, name: str) -> None:
+def _check_values(x: torch.Tensor | StoredSpace, name: str) -> float:
+    """Name what is wrong with the values; else their largest magnitude."""
     if len(x.shape) != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise SpaceError(
             f"{name} has shape {tuple(x.shape)}; give a matrix with at least 2 samples as rows and 1 feature"
@@ -368,6 +373,7 @@ def _check_values(x: torch.Tensor | StoredSpace, name: str) -> None:
             f"{name} holds values of up to {largest:.0e}, too far from 1 to be squared safely; "
             f"multiply it by a factor that brings them between {SMALLEST:.0e} and {LARGEST:.0e}"
         )
+    return largest
 
 
 def _rows_message(name: str, bad: list[int], what: str, remedy: str) -> str:

@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
+from numbers import Real
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import clone
 
-from invariances.spaces import SpaceError
+from invariances.spaces import SpaceError, check_whole
 from invariances.transforms import transform_named
 
 COLUMNS = ["model_a", "model_b", "invariance", "control", "score", "ceiling", "retention", "n_samples", "n_anchors"]
@@ -85,21 +86,48 @@ def stitch(
         If there are fewer than two models, or the models have different numbers of anchors.
     """
     transform_named(invariance)
+    check_whole(seed, "seed")
+    if not isinstance(models, Mapping) or not all(isinstance(model, Stitchable) for model in models.values()):
+        raise SpaceError("models is no mapping from names to Stitchable; give the codes and the head of each model")
     if len(models) < 2:
         raise SpaceError(f"{len(models)} model given; stitching needs at least 2")
     if len({len(model.codes.anchors) for model in models.values()}) > 1:
         raise SpaceError("the models have different numbers of anchors; embed the same anchors with every encoder")
+    for name, model in models.items():
+        _check_codes(name, model.codes)
+    widths = {name: model.codes.samples.shape[1] for name, model in models.items()}
+    if invariance in ("absolute", "scale") and len(set(widths.values())) > 1:
+        listed = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise SpaceError(f"the encoders differ in width, {listed}; choose relative or a fitted map")
+
+    def measured(outputs: torch.Tensor, targets: torch.Tensor, what: str) -> float:
+        value = quality(outputs, targets)
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise SpaceError(f"the quality of {what} is {value!r}; give a function that answers with a finite number")
+        return value
+
     ceilings = {
-        name: quality(model.head(_own(invariance, model.codes)), model.codes.targets) for name, model in models.items()
+        name: measured(model.head(_own(invariance, model.codes)), model.codes.targets, f"{name} unstitched")
+        for name, model in models.items()
     }
     rows = []
     for a, b, control, codes in _connections(models, invariance, untrained, seed):
-        score = quality(connect(codes, models[b], invariance), codes.targets)
+        score = measured(connect(codes, models[b], invariance), codes.targets, f"{a} in the head of {b}")
         kept, of = (ceilings[b], score) if lower_is_better else (score, ceilings[b])
         retention = kept / of if of else math.nan
         sizes = (len(codes.samples), len(codes.anchors))
         rows.append((a, b, invariance, control, score, ceilings[b], retention, *sizes))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _check_codes(name: str, codes: Codes) -> None:
+    for part in ("anchors", "samples"):
+        if not torch.isfinite(getattr(codes, part)).all():
+            raise SpaceError(f"the {part} of {name} hold NaN or infinity; drop them for every model")
+    if len(codes.samples) != len(codes.targets):
+        raise SpaceError(
+            f"{name} has {len(codes.samples)} samples, but {len(codes.targets)} targets; give one for each"
+        )
 
 
 def _connections(

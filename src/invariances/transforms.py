@@ -27,7 +27,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch.autograd.function import once_differentiable
 
-from invariances.spaces import SpaceError, read_space, to_tensor
+from invariances.spaces import SpaceError, as_tensor, read_space
 
 Matrix: TypeAlias = "np.ndarray | torch.Tensor"
 Penalty: TypeAlias = "float | Literal['gcv', 'loo']"
@@ -101,7 +101,7 @@ def relative(x: torch.Tensor, anchors: torch.Tensor, similarity: Similarities = 
     Memory is O(n k + n d). A distance is a sum of d differences, never a difference of squared
     norms, so that it is exact for neighbours too; it takes about 15 times as long as the cosine.
     """
-    if similarity not in SIMILARITIES:
+    if not isinstance(similarity, str) or similarity not in SIMILARITIES:
         raise SpaceError(f"unknown similarity {similarity!r}; choose from {', '.join(SIMILARITIES)}")
     return SIMILARITIES[similarity](x, anchors)
 
@@ -495,17 +495,14 @@ class Transform(TransformerMixin, BaseEstimator):
 
     def _read_samples(self, x: Matrix) -> torch.Tensor:
         """Unlike a space, samples may be a single one, or rows of zeros."""
-        x = x if isinstance(x, torch.Tensor) else np.asarray(x)
-        if not (x.is_floating_point() if isinstance(x, torch.Tensor) else x.dtype.kind == "f"):
-            raise SpaceError(f"x has dtype {x.dtype}; give floating-point numbers, e.g. float32")
-        tensor = x if isinstance(x, torch.Tensor) else to_tensor(x)
+        tensor = as_tensor(x, "x")
         if tensor.ndim != 2 or tensor.shape[1] != self.n_features_in_:
             raise SpaceError(
                 f"x has shape {tuple(tensor.shape)}, but fit saw {self.n_features_in_} features; use the same encoder"
             )
         if not tensor.isfinite().all():
             raise SpaceError("x holds NaN or infinity; repair or drop these samples")
-        return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        return tensor
 
     def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None: ...
 
@@ -612,7 +609,10 @@ class _Fitted(Transform):
     map_: Map
 
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
-        return self.map_(x)
+        mapped = self.map_(x)
+        if not mapped.isfinite().all():
+            raise SpaceError(f"the transformed samples leave the range of {mapped.dtype}; rescale the spaces")
+        return mapped
 
 
 class Translation(_Fitted):
@@ -739,6 +739,6 @@ def transform_named(name: str) -> Transform:
     SpaceError
         If there is none of that name; the message lists the names.
     """
-    if name not in INVARIANCES:
+    if not isinstance(name, str) or name not in INVARIANCES:
         raise SpaceError(f"unknown invariance {name!r}; choose from {', '.join(INVARIANCES)}")
     return INVARIANCES[name]

@@ -206,7 +206,7 @@ def test_the_metrics_are_the_method_s():
     from invariances.paper import parameters
     from invariances.similarity import METRICS
 
-    assert parameters.METRICS == tuple(METRICS)
+    assert tuple(METRICS) == parameters.METRICS
 
 
 def test_the_section_is_no_parameter():

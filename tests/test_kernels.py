@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from invariances import products, similarity, spaces
-from invariances.products import cheaper, linear_products
+from invariances import kernels, similarity, spaces
+from invariances.kernels import cheaper, linear_products
 from invariances.similarity import compare, pairwise
 
 METHODS = ["features", "gram"]
@@ -22,7 +22,7 @@ each_method = pytest.mark.parametrize("method", METHODS)
 def tiny_tiles(monkeypatch):
     """Chunks of a few rows, tiles of one model or of a few samples."""
     monkeypatch.setattr(spaces, "CHUNK_BYTES", 1000)
-    monkeypatch.setattr(products, "TILE_BYTES", 1500)
+    monkeypatch.setattr(kernels, "TILE_BYTES", 1500)
 
 
 def several(n=37, widths=WIDTHS, shift=0.5, seed=0):
@@ -139,7 +139,7 @@ def test_products_in_chunks_and_tiles_are_the_same(method, dtype, rel, tiny_tile
 def test_products_do_not_depend_on_the_sizes_of_chunks_and_tiles(method, n, widths, chunk, tile):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spaces, "CHUNK_BYTES", chunk)
-        patch.setattr(products, "TILE_BYTES", tile)
+        patch.setattr(kernels, "TILE_BYTES", tile)
         given_spaces = several(n, widths)
         agree(linear_products([torch.from_numpy(x) for x in given_spaces], method), given_spaces, 1e-9)
 
@@ -197,7 +197,7 @@ def multiplications(n, widths):
     tiles = n * n / 2
     return {
         "features": sum(n * d * m for d, m in pairs),
-        "gram": tiles * sum(widths) + tiles * (len(widths) + products.ENTRY) * len(widths),
+        "gram": tiles * sum(widths) + tiles * (len(widths) + kernels.ENTRY) * len(widths),
     }
 
 
@@ -221,8 +221,8 @@ def test_auto_takes_the_cheaper_method_and_all_agree(n, monkeypatch):
     given_spaces = several(n, (12,) * 5)
     called = []
     for name in ("_by_features", "_by_gram"):
-        original = getattr(products, name)
-        monkeypatch.setattr(products, name, lambda views, f=original, name=name: called.append(name) or f(views))
+        original = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda views, f=original, name=name: called.append(name) or f(views))
     auto = pairwise(given_spaces)
     assert called == ["_by_gram" if n < 10 else "_by_features"]
     assert called == [f"_by_{cheaper(n, [12] * 5)}"]

@@ -57,7 +57,7 @@ class Kernel(NamedTuple):
 
 
 def kernel_moments(a: Kernel, b: Kernel) -> Moments:
-    """Mean and deviation of CKA, tr(KL) / (|K||L|), under shuffling (Kazi-Aoual et al. 1995).
+    """Mean and deviation of CKA, ``tr(KL) / (|K| |L|)``, under shuffling (Kazi-Aoual et al. 1995).
 
     The deviation is NaN below four samples, and 0 where no shuffle changes one of the kernels.
     """

@@ -36,6 +36,8 @@ SMALLEST, LARGEST = 2.0**-100, 2.0**100  # about 1e-30 and 1e30
 the ends of float64, and the space itself from those of float32."""
 SINGLE = 2.0**20
 """Largest magnitude, and one over the smallest, of a float32 space that is not widened to float64."""
+FAINT = {torch.float32: 2.0**-60, torch.float64: 2.0**-400}
+"""Largest magnitude of a row below which its square vanishes: float32 is widened, float64 refused."""
 
 
 class StoredSpace:
@@ -64,12 +66,19 @@ class StoredSpace:
                 f"{name}: {path} is not read, since only .npy and .safetensors are safe to load; convert it"
             )
         self.shape, self.dtype = self._reading(lambda x: (tuple(x.shape), x.dtype))
+        self._least = torch.float32
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> torch.Tensor:
-        return self._reading(lambda x: to_tensor(x[rows]) if isinstance(x, np.ndarray) else x[rows].clone())
+        part = self._reading(lambda x: to_tensor(x[rows]) if isinstance(x, np.ndarray) else x[rows].clone())
+        return part.to(torch.promote_types(part.dtype, self._least))
+
+    def double(self) -> StoredSpace:
+        """Give rows in float64 from now on, as a tensor's method of that name does."""
+        self._least = torch.float64
+        return self
 
     def _reading(self, use: Callable[[Any], Any]) -> Any:
         try:
@@ -150,13 +159,11 @@ def open_space(source: Space, name: str = "space") -> torch.Tensor | StoredSpace
     if isinstance(source, (str, Path)):
         source = StoredSpace(Path(source), name)
         _check_dtype(source.dtype, name)
-        if source.dtype in (torch.float16, torch.bfloat16):
-            source = source[:].float()
     else:
         source = as_tensor(source, name).detach()
-    largest = _check_values(source, name)
-    if source.dtype == torch.float32 and not 1 / SINGLE <= largest <= SINGLE:
-        source = source[:].double()
+    faintest, largest = _check_values(source, name)
+    if faintest < FAINT[torch.float32] or not 1 / SINGLE <= largest <= SINGLE:
+        return source.double()
     return source
 
 
@@ -342,22 +349,25 @@ def _check_anchor_count(k: int, n: int) -> None:
         )
 
 
-def _check_values(x: torch.Tensor | StoredSpace, name: str) -> float:
-    """Name what is wrong with the values; else their largest magnitude."""
+def _check_values(x: torch.Tensor | StoredSpace, name: str) -> tuple[float, float]:
+    """Name what is wrong with the values; else the largest magnitudes of the faintest row and of all."""
     if len(x.shape) != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise SpaceError(
             f"{name} has shape {tuple(x.shape)}; give a matrix with at least 2 samples as rows and 1 feature"
         )
-    infinite, zero, constant, largest = [], [], True, 0.0
+    infinite, zero, faint, constant, faintest, largest = [], [], [], True, float("inf"), 0.0
     first = x[:1]
     for rows in chunks(len(x), x.shape[1] * 8):
         part = x[rows]
-        low, high = torch.aminmax(part)  # NaN if there is any
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            infinite += (rows.start + (~torch.isfinite(part).all(dim=1)).nonzero().flatten()).tolist()
-        zero += (rows.start + (~part.any(dim=1)).nonzero().flatten()).tolist()
+        sizes = part.abs().amax(dim=1)  # NaN where there is any
+        for found, which in (
+            (infinite, ~sizes.isfinite()),
+            (zero, sizes == 0),
+            (faint, (sizes > 0) & (sizes < FAINT[torch.float64])),
+        ):
+            found += (rows.start + which.nonzero().flatten()).tolist()
         constant = constant and bool((part == first).all())
-        largest = max(largest, -float(low), float(high))
+        faintest, largest = min(faintest, float(sizes.min())), max(largest, float(sizes.max()))
     if infinite:
         raise SpaceError(
             _rows_message(name, infinite, "NaN or infinity", "repair or drop these samples in every space")
@@ -373,7 +383,12 @@ def _check_values(x: torch.Tensor | StoredSpace, name: str) -> float:
             f"{name} holds values of up to {largest:.0e}, too far from 1 to be squared safely; "
             f"multiply it by a factor that brings them between {SMALLEST:.0e} and {LARGEST:.0e}"
         )
-    return largest
+    if faint:
+        limit = f"{FAINT[torch.float64]:.0e}"
+        raise SpaceError(
+            _rows_message(name, faint, f"nothing above {limit}, too little to be squared", "drop these in every space")
+        )
+    return faintest, largest
 
 
 def _rows_message(name: str, bad: list[int], what: str, remedy: str) -> str:

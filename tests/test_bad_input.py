@@ -622,6 +622,16 @@ def test_spaces_of_two_precisions_can_be_compared():
     pd.testing.assert_frame_equal(mixed, double)
 
 
+@pytest.mark.parametrize("part", [slice(0, 10), slice(10, N)], ids=["anchors", "samples"])
+@pytest.mark.parametrize("invariance", ["absolute", "relative", "orthogonal"])
+def test_a_float32_space_with_a_faint_part_is_compared_as_one_in_float64(invariance, part):
+    faint = changed(part, X[part] * 2.0**-30).astype("f4")
+    metrics = ["cosine", "cka", "procrustes", "cca", "svcca", "pwcca"]
+    other = Y.astype("f4")
+    single, double = (align([faint, y], range(10), [invariance], metrics) for y in (other, other.astype("f8")))
+    np.testing.assert_allclose(single.score, double.score, atol=1e-5)
+
+
 # What must not happen on the way --------------------------------------------------------------------
 
 LYING = [case for case in CASES if case[0] in ("a petabyte", "a header of gigabytes", "more than can be counted")]

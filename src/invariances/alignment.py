@@ -106,7 +106,9 @@ def align(
     )
     # coded anew, since a class may occur among the anchors only
     scored_classes = None if classes is None else class_codes(classes[scored].numpy(), len(scored))
-    samples = {name: read_space(space[scored], f"what is scored of {name!r}") for name, space in read.items()}
+    samples = {name: space[scored] for name, space in read.items()}
+    for name, space in samples.items():
+        read_space(space, f"what is scored of {name!r}")  # only to be checked: all keep one floating-point type
     data = _Data(anchored, samples, scored_classes, permutations)
     rows: list[dict] = []
     for name, transform in transforms.items():

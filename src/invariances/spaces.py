@@ -107,7 +107,8 @@ class StoredSpace:
         if header > MOST_HEADER:  # numpy would make room for all that it claims
             raise ValueError(f"its header claims {header} bytes")
         # not np.load, which also opens archives and, if told to, pickles
-        array = np.lib.format.open_memmap(self.path, mode="r")
+        with np.errstate(over="ignore"):  # of a size that cannot be, which is an error all the same
+            array = np.lib.format.open_memmap(self.path, mode="r")
         surplus = self.path.stat().st_size - array.offset - array.nbytes
         if surplus:
             raise SpaceError(

@@ -282,15 +282,16 @@ def draw_confusion(out: Path) -> None:
     table = read(out, "confusion").query("reading == 'variance'")
     codes = table.codes.unique()
     figure, grid = plt.subplots(
-        len(LAYOUTS), len(codes), figsize=(12, 11.5), layout="constrained", sharex=True, sharey=True, squeeze=False
+        len(LAYOUTS), len(codes), figsize=(9, 9.5), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
     for axes_row, (layout, label) in zip(grid, LAYOUTS.items(), strict=True):
         for axes, code in zip(axes_row, codes, strict=True):
             part = table[(table.codes == code) & (table.layout == layout)]
             values = part.pivot_table("percent", "planted", "named", aggfunc="sum")
             values = values.reindex(index=CLASSES, columns=CLASSES)
-            first, last = axes is axes_row[0], layout == list(LAYOUTS)[-1]
-            heatmap(values, axes, f"{code}: {label}", "named" if last else "", "planted" if first else "")
+            planted = f"{label}\n\nplanted" if axes is axes_row[0] else ""
+            top, last = layout == next(iter(LAYOUTS)), layout == list(LAYOUTS)[-1]
+            heatmap(values, axes, f"{code} codes" if top else "", "named" if last else "", planted)
     finish(figure, out / "confusion.png")
 
 
@@ -298,7 +299,7 @@ def draw_sweep(out: Path, study: str, field: str, label: str, divisor: float = 1
     """Percent of right answers by planted class (rows) and one setting (columns), for two and three models."""
     table = read(out, study)
     table[field] = table[field] / divisor
-    figure, grid = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+    figure, grid = plt.subplots(1, 2, figsize=(8.5, 3.3), layout="constrained", sharey=True)
     for axes, layout in zip(grid, ("both", "private"), strict=True):
         values = right(table[table.layout == layout], [field]).sort_index().T
         values.columns = [f"{value:,g}" for value in values.columns]
@@ -310,13 +311,13 @@ def draw_condition(out: Path) -> None:
     """What an affine map is called, by its condition number, for two and three models."""
     table = read(out, "condition")
     answers = [name for name in SMALLEST_FIRST if name in set(table.named)]
-    figure, grid = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained", sharey=True)
+    figure, grid = plt.subplots(1, 2, figsize=(8.5, 3), layout="constrained", sharey=True)
     for axes, layout in zip(grid, ("both", "private"), strict=True):
         values = table[table.layout == layout].pivot_table("percent", "condition", "named", fill_value=0.0)
         values = values.reindex(columns=answers, fill_value=0.0)
         values.index = [f"{value:g}" for value in values.index]
         values.plot.bar(stacked=True, ax=axes, color=sns.color_palette("Blues", len(answers)), width=0.8, legend=False)
-        axes.set(title=LAYOUTS[layout], xlabel="condition number of the planted affine map", ylabel="% of seeds")
+        axes.set(title=LAYOUTS[layout], xlabel="condition number", ylabel="% of seeds")
         axes.tick_params(axis="x", rotation=0)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right upper", title="named", frameon=False)
     finish(figure, out / "condition.png")
@@ -341,14 +342,14 @@ def write_table(out: Path) -> None:
     names = {"codes": "Codes", "reading": "5 % and 20 % of", "layout": "Models and noise"}
     readings = {"variance": "the variance", "std": "the standard deviation"}
     values = right(table, list(names)).round(1).reset_index()
-    values = values.assign(layout=values.layout.map(LAYOUTS), reading=values.reading.map(readings)).rename(
-        columns=names
-    )
+    values = values.assign(layout=values.layout.map(LAYOUTS), reading=values.reading.map(readings))
+    values = values.rename(columns=names).rename_axis(columns=None)
     least = f"{min(values[name].min() for name in CLASSES):g}"
     html = values.to_html(index=False, border=0, classes="companion", float_format="{:g}".format)
     # a blank line would end the block of HTML
     (out / "confusion.md").write_text(
-        f'The least of all is {least} %.\n\n<div class="table-scroll">\n{html}\n</div>\n', encoding="utf-8"
+        f'In percent, by planted class; the least is {least} %.\n\n<div class="table-scroll">\n{html}\n</div>\n',
+        encoding="utf-8",
     )
 
 
@@ -374,7 +375,7 @@ def main(
     """Plant relations between spaces, count what the ladder names, and draw it.
 
     A run that was stopped goes on from the cells that are finished; cells with another number of seeds are
-    computed anew. 100 seeds take about 20 minutes on one core.
+    computed anew. 100 seeds take 20 to 25 minutes on one core.
     """
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()

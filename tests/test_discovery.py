@@ -1,4 +1,5 @@
 import importlib.util
+import inspect
 import math
 import re
 from collections import Counter
@@ -16,8 +17,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import ortho_group
 
-from invariances import SpaceError, Verdict, align, discover
-from invariances.discovery import FITS, RUNGS, SMALLEST_FIRST, _choose, _filtered, _predicted, _ridge, ladder
+from invariances import SpaceError, Verdict, align, cli, discover
+from invariances.discovery import DELTA, FITS, RUNGS, SMALLEST_FIRST, _choose, _filtered, _predicted, _ridge, ladder
 from invariances.transforms import INVARIANCES, factorise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -514,8 +515,11 @@ def test_a_rotation_with_little_noise_reads_one_on_the_axes_that_carry_the_varia
     assert (structure.singular_ratio > 2).all()
 
 
-def test_noise_stretches_the_simulated_rotation_as_it_does_a_real_one():
-    structure = discover(planted("orthogonal", "target only", seed=0, share=0.5), ANCHORS).structure.iloc[0]
+@pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
+def test_noise_stretches_the_simulated_rotation_as_it_does_a_real_one(factor):
+    rng = np.random.default_rng(0)
+    x = latent(rng)
+    structure = discover([x, noisy(factor * x @ rotation(rng), rng, share=0.5)], ANCHORS).structure.iloc[0]
     assert structure.singular_ratio_rotation > 1.4
     assert structure.singular_ratio == pytest.approx(structure.singular_ratio_rotation, rel=0.25)
     assert structure.off_rotation == pytest.approx(structure.off_rotation_rotation, rel=0.25)
@@ -853,3 +857,7 @@ def test_the_published_figures_are_there():
     assert len(named_files) >= 7
     for name in named_files:
         assert (ROOT / "book" / name).is_file()
+
+
+def test_the_command_has_the_library_s_default():
+    assert inspect.signature(cli.discover).parameters["delta"].default == DELTA

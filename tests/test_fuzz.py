@@ -213,7 +213,6 @@ def test_the_size_of_single_rows_does_not_reach_a_cosine(exponent, metric, in_fi
     assert scores[0] == pytest.approx(scores[1], abs=2e-7)
 
 
-@pytest.mark.xfail(strict=True, reason="scale and the Euclidean distance take squares in the samples' own type")
 @pytest.mark.parametrize("similarity", ["cosine", "geodesic", "euclidean"])
 @pytest.mark.parametrize("size", [1e25, 1e-25])
 def test_profiles_in_float32_are_those_in_float64(similarity, size):
@@ -222,6 +221,28 @@ def test_profiles_in_float32_are_those_in_float64(similarity, size):
     profiles = relative(x.float(), x[:5].float(), similarity).double()
     expected = relative(x, x[:5], similarity)
     torch.testing.assert_close(profiles, expected, rtol=0, atol=1e-6 * float(expected.max()))
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_debiased"])
+def test_faint_spaces_do_not_underflow_in_all_pairs(metric):
+    """Their kernels have squared norms of some 2^-560, and products of two such vanish."""
+    x, y = np.random.default_rng(0).normal(size=(2, 30, 4))
+    faint = [np.c_[np.full(30, 2.0**-90), z * 2.0**-140] for z in (x, y)]
+    found, plain = (pairwise(given, metric) for given in (faint, [np.c_[np.ones(30), z] for z in (x, y)]))
+    np.testing.assert_allclose(found, plain, atol=1e-9)
+
+
+def test_all_pairs_of_nearly_constant_spaces_stay_in_range():
+    """Samples that differ in the last digits only."""
+    scores = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        n = rng.integers(5, 16)
+        x = rng.normal(size=3) + rng.normal(size=(n, 3)) * 10.0 ** rng.integers(-16, -13)
+        with suppress(SpaceError):
+            scores.append(pairwise([x, rng.normal(size=(n, 3))], "cka_debiased", "features").iloc[0, 1])
+    assert len(scores) > 200
+    assert np.abs(scores).max() <= 1 + 1e-9
 
 
 # Files ----------------------------------------------------------------------------------------------

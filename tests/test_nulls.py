@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import related
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import chi2, norm, ortho_group, rankdata
 
@@ -21,14 +22,6 @@ NUCLEAR = ["procrustes", "svcca"]
 SHUFFLES = 2000
 
 each_closed_form = pytest.mark.parametrize("metric", CLOSED_FORM)
-
-
-def related(n=40, d=6, m=6, noise=1.0, seed=0, shift=0.4):
-    """Two spaces of the same samples, with a mean, skewed so that fourth moments matter."""
-    rng = np.random.default_rng(seed)
-    x = (rng.exponential(size=(n, d)) - 1) * np.linspace(2, 0.5, d) + shift
-    y = x @ rng.normal(size=(d, m)) / np.sqrt(d) + noise * rng.normal(size=(n, m)) + shift
-    return x, y
 
 
 # Every closed form is that of an inner product of two n x n matrices; here they are, by definition ---
@@ -304,8 +297,8 @@ def test_debiased_cka_of_independent_spaces_averages_zero_and_biased_does_not():
 
 
 def test_kernel_moments_of_all_axes_equally_long_do_not_vary():
-    flat = nulls.Kernel(20, 19.0, torch.full((20,), 19 / 20, dtype=torch.float64))
-    other = nulls.Kernel(20, 3.0, torch.rand(20, dtype=torch.float64))
+    flat = nulls.Kernel(20, power=19.0, trace=19.0, squares=20 * (19 / 20) ** 2)
+    other = nulls.Kernel(20, power=3.0, trace=5.0, squares=2.0)
     assert flat.room == 0
     for pair in ((flat, other), (other, flat), (flat, flat)):
         assert nulls.kernel_moments(*pair).deviation == 0
@@ -411,7 +404,7 @@ def test_the_law_matches_explicit_shuffles(metric, spaces):
 
 
 def moments(a, b, n):
-    return nulls.nuclear_moments(*(torch.tensor(values, dtype=torch.float64) for values in (a, b)), n)
+    return nulls.nuclear_moments(*(nulls.Spectrum(torch.tensor(v, dtype=torch.float64), n) for v in (a, b)))
 
 
 @pytest.mark.parametrize("n", [5, 17, 60, 200])
@@ -485,7 +478,7 @@ def test_uneven_sample_norms_are_shuffled_since_the_law_is_off_there(metric, spr
     scores = shuffled_sums(metric, x, y)
     error = scores.std() * math.sqrt(1 / 500 + 1 / SHUFFLES)
     assert abs(compare(x, y, metric, permutations=500).null - scores.mean()) < 3 * error
-    law = nulls.nuclear_moments(*(state.spectrum for state in states), 60)
+    law = nulls.nuclear_moments(*(state.spectrum for state in states))
     of = (lambda s: 2 - 2 * s) if metric == "procrustes" else (lambda s: s / min(len(t.spectrum) for t in states))
     off = abs(of(law.mean) - scores.mean()) / scores.std()
     narrow = abs(of(law.deviation) - of(0.0)) / scores.std()
@@ -497,7 +490,7 @@ def test_unevenness_is_the_relative_excess_of_the_exact_variance():
     """Against the variance over all permutations, and that of a Gaussian's even norms."""
     x, y = related(7, 3, 3)
     states = [METRICS["cka"].prepare(torch.from_numpy(z), None) for z in (x, y)]
-    kernels = [similarity._moments_of(state) for state in states]
+    kernels = [state.summary for state in states]
     exact = shuffled_scores("cka", x, y, all_orders(7)).var()
     k, g = (double_centred(linear(z)) for z in (x, y))
     rooms = [6 - np.trace(kernel) ** 2 / (kernel**2).sum() for kernel in (k, g)]

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import operation
 from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group
 from sklearn.metrics.pairwise import cosine_similarity
@@ -137,22 +138,6 @@ DECLARED = {
 }
 
 
-def operation(name, rng):
-    q, shift = ortho_group.rvs(D, random_state=rng), rng.normal(size=D) + 1
-    stretched = q * np.linspace(0.4, 2.5, D) @ ortho_group.rvs(D, random_state=rng)
-    factor, turn = rng.choice([0.2, 3.7]), 1 + rng.integers(D - 1)
-    signs = np.where(np.arange(D) % 2, 1.0, -1.0)
-    return {
-        "isotropic-scale": lambda x: factor * x,
-        "sample-scale": lambda x: rng.uniform(0.2, 5, size=(len(x), 1)) * x,
-        "translation": lambda x: x + shift,
-        "permutation": lambda x: np.roll(x, turn, axis=1),
-        "sign-flip": lambda x: x * signs,
-        "orthogonal": lambda x: x @ q,
-        "affine": lambda x: x @ stretched + shift,
-    }[name]
-
-
 @pytest.mark.parametrize("similarities", DECLARED, ids="+".join)
 def test_a_product_declares_what_all_components_ignore(similarities):
     assert product(similarities).invariant_to == set(DECLARED[similarities].split())
@@ -167,7 +152,7 @@ def test_the_output_ignores_exactly_the_declared_operations(similarities, aggreg
     x, anchors = space(n=20, seed=seed)
     before = module(x.to(dtype), anchors.to(dtype)).detach()
     for name in ("isotropic-scale", "sample-scale", "translation", "permutation", "sign-flip", "orthogonal", "affine"):
-        operate = operation(name, np.random.default_rng(seed))
+        operate = operation(name, np.random.default_rng(seed), D)
         after = module(*(torch.from_numpy(operate(z.numpy())).to(dtype) for z in (x, anchors))).detach()
         change = float((after - before).norm() / before.norm())
         if name in module.invariant_to:

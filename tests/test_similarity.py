@@ -7,6 +7,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import related
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import binom, ortho_group, pearsonr, spearmanr
 from sklearn.metrics.pairwise import cosine_similarity
@@ -34,14 +35,6 @@ COUNTED = ["pwcca", "mutual_knn"]
 """Metrics whose p-value is always counted over shuffles."""
 
 each_metric = pytest.mark.parametrize("metric", METRICS)
-
-
-def related(n=40, d=6, m=6, noise=1.0, seed=0, shift=0.4):
-    """Two spaces of the same samples, with a mean, skewed, with axes of unequal length."""
-    rng = np.random.default_rng(seed)
-    x = (rng.exponential(size=(n, d)) - 1) * np.linspace(2, 0.5, d) + shift
-    y = x @ rng.normal(size=(d, m)) / np.sqrt(d) + noise * rng.normal(size=(n, m)) + shift
-    return x, y
 
 
 def shuffle_error(found):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import operation
 from scipy.linalg import fractional_matrix_power, helmert, orthogonal_procrustes
 from scipy.spatial import procrustes
 from scipy.spatial.distance import cdist
@@ -89,22 +90,6 @@ def planted(k, d=8, m=8, noise=0.1, seed=0, n=200):
     source, samples = (rng.normal(size=(rows, d)) * spectrum + 0.5 for rows in (k, n))
     target = source @ weight + bias + noise * rng.normal(size=(k, m))
     return source, target, samples
-
-
-def operation(name, rng, d):
-    q, shift = ortho_group.rvs(d, random_state=rng), rng.normal(size=d) + 1
-    factor, turn = rng.choice([0.2, 3.7]), 1 + rng.integers(d - 1)
-    stretched = q * np.linspace(0.4, 2.5, d) @ ortho_group.rvs(d, random_state=rng)
-    signs = np.where(np.arange(d) % 2, 1.0, -1.0)  # among the first two, which narrow targets keep, too
-    return {
-        "isotropic-scale": lambda x: factor * x,
-        "sample-scale": lambda x: rng.uniform(0.2, 5, size=(len(x), 1)) * x,
-        "translation": lambda x: x + shift,
-        "permutation": lambda x: np.roll(x, turn, axis=1),
-        "sign-flip": lambda x: x * signs,
-        "orthogonal": lambda x: x @ q,
-        "affine": lambda x: x @ stretched + shift,
-    }[name]
 
 
 def fit(transform, source, target):

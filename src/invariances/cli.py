@@ -125,21 +125,30 @@ def discover(
     spaces: Annotated[list[Path], typer.Argument(help="Embeddings of the same samples: .npy or .safetensors, n x d.")],
     anchors: Annotated[int, typer.Option(help="How many rows the maps are fitted on.")] = 500,
     seed: Annotated[int, typer.Option(help="Draws the anchors.")] = 0,
+    delta: Annotated[float, typer.Option(help="Share of the variance below which classes do not differ.")] = 0.01,
+    permutation: Annotated[
+        bool, typer.Option("--permutation", help="Compare permutations too, for ReLU codes.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page.")] = None,
 ) -> None:
     """Find the transformation that relates your own embeddings, or none."""
     from invariances.discovery import discover as find
+    from invariances.report import writable
 
     if len(set(spaces)) < len(spaces):
         raise ValueError("a file is given twice; give the embeddings of every model once")
-    if html and (html.is_dir() or not html.resolve().parent.is_dir()):  # said before the work, not after it
-        raise ValueError(f"{html} cannot be written; give a file in a folder that is there")
+    if html:
+        writable(html)  # said before the work, not after it
     # files of one name in several folders keep their paths as names
     names = [path.stem or str(path) for path in spaces]
     labels = names if len(set(names)) == len(names) else [str(path) for path in spaces]
-    report = find(dict(zip(labels, spaces, strict=True)), anchors=anchors, seed=seed)
+    report = find(
+        dict(zip(labels, spaces, strict=True)), anchors=anchors, seed=seed, permutation=permutation, delta=delta
+    )
     typer.echo(report.ladder.to_string(index=False, float_format="{:.3f}".format))
-    typer.echo(f"\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}\n{report.verdict}")
+    typer.echo(
+        f"\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}\n{report.verdict}\n{report.rule}"
+    )
     if html:
         typer.echo(f"Report: {report.to_html(html)}")
 

@@ -408,7 +408,6 @@ def _describe(fitted: Map, factor: Factor, target: torch.Tensor) -> tuple[float,
     share = factor.singular.square().cumsum(0) / factor.singular.square().sum().clamp_min(tiny)
     kept = factor.right[: int((share < 0.95).sum()) + 1]
     values = torch.linalg.svdvals(fitted.weight @ kept.T)
-    values = values[: min(kept.shape[0], len(fitted.weight))]
     shift = (target.mean(dim=0) - fitted.weight @ factor.mean).norm() / target.std(dim=0).norm().clamp_min(tiny)
     if len(values) == 0:
         return 0.0, 0.0, float(shift)

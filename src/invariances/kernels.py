@@ -54,7 +54,7 @@ def linear_products(spaces: Sequence[Rows], method: Method = "auto") -> Products
         In float64.
     """
     dtype = functools.reduce(torch.promote_types, (space[:1].dtype for space in spaces))
-    views = [_Centred(space, _mean(space), dtype) for space in spaces]
+    views = [_Centred(space, space[:1], _mean(space), dtype) for space in spaces]
     if method == "auto":
         method = cheaper(len(spaces[0]), [space.shape[1] for space in spaces])
     inner = _by_gram(views) if method == "gram" else _by_features(views)
@@ -74,17 +74,20 @@ class _Centred(NamedTuple):
     """A space of which centred rows are read."""
 
     space: Rows
+    first: torch.Tensor
     mean: torch.Tensor
+    """Of what is left when the first row is taken off: far from the origin the mean itself would be rounded."""
     dtype: torch.dtype
 
     def at(self, rows: slice) -> torch.Tensor:
-        return (self.space[rows] - self.mean.to(self.space[:1])).to(self.dtype)
+        return (self.space[rows] - self.first - self.mean.to(self.first)).to(self.dtype)
 
 
 def _mean(space: Rows) -> torch.Tensor:
+    first = space[:1]
     total = torch.zeros(space.shape[1], dtype=torch.float64)
     for rows in chunks(len(space), space.shape[1] * 8):
-        total += space[rows].sum(dim=0, dtype=torch.float64).cpu()
+        total += (space[rows] - first).sum(dim=0, dtype=torch.float64).cpu()
     return total / len(space)
 
 

@@ -38,13 +38,14 @@ class Kernel(NamedTuple):
     n: int
     power: float
     """Squared Frobenius norm."""
-    diagonal: torch.Tensor
-    """Shape (n,)."""
+    trace: float
+    squares: float
+    """Sum of the squares of the diagonal."""
 
     @property
     def spread(self) -> float:
         """Effective dimension: squared trace over squared norm."""
-        return float(self.diagonal.sum()) ** 2 / self.power
+        return self.trace**2 / self.power
 
     @property
     def room(self) -> float:
@@ -82,7 +83,7 @@ def unevenness(a: Kernel, b: Kernel) -> float:
         return 0.0
 
     def excess(k: Kernel) -> float:
-        fourth = n * (n + 1) * float(k.diagonal.square().sum()) / k.power
+        fourth = n * (n + 1) * k.squares / k.power
         return (fourth - (n - 1) * (k.spread + 2)) * (n - 1) / ((n - 3) * k.room)
 
     return (n - 3) / (2 * n * (n - 1)) * excess(a) * excess(b)
@@ -157,7 +158,28 @@ def within_class_product(a: Blocks, b: Blocks) -> float:
 # Sums of singular values -----------------------------------------------------------------------
 
 
-def nuclear_moments(a: torch.Tensor, b: torch.Tensor, n: int) -> Moments:
+class Spectrum:
+    """The positive eigenvalues of a centred linear kernel of n samples, shape (r,).
+
+    What the law of the nuclear norm needs of one kernel is kept, for the next pair.
+    """
+
+    def __init__(self, eigenvalues: torch.Tensor, n: int) -> None:
+        self.eigenvalues, self.total = eigenvalues, n - 1
+        self._solved: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.eigenvalues)
+
+    def solved(self, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`_shrinkage` at the nodes below `rank`, with f replaced by the mean of ``f_v f_w``."""
+        if rank not in self._solved:
+            shrink, f, slope = _shrinkage(self.eigenvalues, self.total, _nodes(rank, self.total)[0])
+            self._solved[rank] = shrink, f.T @ f / self.total, slope
+        return self._solved[rank]
+
+
+def nuclear_moments(a: Spectrum, b: Spectrum) -> Moments:
     """Mean and deviation of the nuclear norm of ``X' P Y``, P a random shuffle of n samples.
 
     On centred samples a shuffle acts like a random rotation of N = n - 1 dimensions, so that the
@@ -171,40 +193,38 @@ def nuclear_moments(a: torch.Tensor, b: torch.Tensor, n: int) -> Moments:
 
     Parameters
     ----------
-    a, b : tensors of shape (r,)
-        The positive eigenvalues of the two centred linear kernels.
-    n : int
-        Number of samples.
+    a, b : Spectrum
+        Of the two centred linear kernels.
 
     Returns
     -------
     Moments
         Asymptotic in the ranks and for samples of even norms; see `LEAST_RANK`, `MOST_UNEVEN`.
     """
-    total = n - 1
-    share, rest, step = _quadrature()
-    least = min(len(a), len(b)) / total
-    w, step = share * least, step * least
-    other = (1 - least) + least * rest  # 1 - w, without cancellation where the rank is full
-    (shrink_a, f_a, slope_a), (shrink_b, f_b, slope_b) = _shrinkage(a, total, w), _shrinkage(b, total, w)
+    total, rank = a.total, min(len(a), len(b))
+    w, other, step = _nodes(rank, total)
+    (shrink_a, f_a, slope_a), (shrink_b, f_b, slope_b) = a.solved(rank), b.solved(rank)
     root = (w / other / shrink_a / shrink_b).sqrt()
     mean = 2 * total / math.pi * float((step * root).sum())
     # d sqrt(x) / dw, by the chain rule through a(w) and b(w)
     weight = step * root / 2 * (1 / (w * other) - 1 / slope_a - 1 / slope_b)
     spread = torch.outer(w * other, w * other)
-    g = (f_a.T @ f_a / total - torch.outer(w, w)) * (f_b.T @ f_b / total - torch.outer(w, w)) / spread
+    g = (f_a - torch.outer(w, w)) * (f_b - torch.outer(w, w)) / spread
     covariance = torch.log1p(-g.clamp(max=1 - 1e-15))
     shift = -float((weight * covariance.diagonal()).sum()) / (2 * math.pi)
     variance = -2 / math.pi**2 * float(weight @ covariance @ weight)
     return Moments(mean + shift, math.sqrt(max(0.0, variance)))
 
 
-def _quadrature(count: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Nodes w in (0, 1), 1 - w, and weights (double exponential, for the singular ends)."""
-    t = torch.linspace(-3.2, 3.2, count, dtype=torch.float64)
+def _nodes(rank: int, total: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """64 nodes w in (0, rank / total), 1 - w, and weights (double exponential, for the singular ends)."""
+    t = torch.linspace(-3.2, 3.2, 64, dtype=torch.float64)
     u = math.pi * torch.sinh(t)
-    w = torch.sigmoid(u)
-    return w, torch.sigmoid(-u), (t[1] - t[0]) * math.pi * torch.cosh(t) * w * torch.sigmoid(-u)
+    share, rest = torch.sigmoid(u), torch.sigmoid(-u)
+    weights = (t[1] - t[0]) * math.pi * torch.cosh(t) * share * rest
+    least = rank / total
+    # 1 - w without cancellation where the rank is full
+    return share * least, (1 - least) + least * rest, weights * least
 
 
 def _shrinkage(

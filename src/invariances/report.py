@@ -76,7 +76,8 @@ class Report:
     """T described, one row per ordered pair: what an affine map explains of this pair alone, and on the
     principal axes that carry 95 % of the source's variance the ratio of T's largest to smallest
     singular value, its distance from a scaled rotation and its shift in units of the target's standard
-    deviation; each ``..._rotation`` is the same figure for a simulated scaled rotation with equal noise."""
+    deviation; each ``..._rotation`` is the same figure for a simulated scaled rotation with equal noise. A
+    ratio is near infinity where T loses rank, as into a target feature that never varies."""
     delta: float = DELTA
     """Share of the target's variance below which a difference between classes did not count."""
 
@@ -135,9 +136,7 @@ class Report:
         import base64
         import io
 
-        target = Path(path)
-        if target.is_dir() or not target.resolve().parent.is_dir():
-            raise SpaceError(f"{target} cannot be written; give a file in a folder that is there")
+        target = writable(path)
 
         import matplotlib.pyplot as plt
 
@@ -164,3 +163,17 @@ class Report:
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(target)
         return target
+
+
+def writable(path: str | Path) -> Path:
+    """Where a report can be written.
+
+    Raises
+    ------
+    SpaceError
+        If `path` is a folder, or in none.
+    """
+    target = Path(path)
+    if target.is_dir() or not target.resolve().parent.is_dir():
+        raise SpaceError(f"{target} cannot be written; give a file in a folder that is there")
+    return target

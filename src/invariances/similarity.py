@@ -202,7 +202,28 @@ def _chance_rows(a: _Rows, b: _Rows, score: float, permutations: int) -> Score:
 # Kernels: CKA, CCA, RSA --------------------------------------------------------------------------
 
 
-class _Linear:
+class _Kernel:
+    """A centred kernel; subclasses say how it is held."""
+
+    classes: torch.Tensor | None
+    diagonal: torch.Tensor
+    blocks: nulls.Blocks
+
+    def inner(self, other: _Kernel) -> float:
+        raise NotImplementedError  # every subclass defines it
+
+    @cached_property
+    def power(self) -> float:
+        return self.inner(self)
+
+    @cached_property
+    def summary(self) -> nulls.Kernel:
+        """What the moments of an inner product with another kernel need of this one."""
+        diagonal = self.diagonal
+        return nulls.Kernel(len(diagonal), self.power, float(diagonal.sum()), float(diagonal.square().sum()))
+
+
+class _Linear(_Kernel):
     """The linear kernel of centred features, never formed."""
 
     def __init__(self, centred: torch.Tensor, classes: torch.Tensor | None) -> None:
@@ -210,10 +231,6 @@ class _Linear:
 
     def inner(self, other: _Linear) -> float:
         return float((self.centred.T @ other.centred).square().sum(dtype=torch.float64))
-
-    @cached_property
-    def power(self) -> float:
-        return self.inner(self)
 
     @cached_property
     def diagonal(self) -> torch.Tensor:
@@ -224,12 +241,11 @@ class _Linear:
         return nulls.blocks_of_features(self.centred, self.classes, self.diagonal)
 
     @cached_property
-    def spectrum(self) -> torch.Tensor:
-        """The kernel's positive eigenvalues."""
+    def spectrum(self) -> nulls.Spectrum:
         x = self.centred.double()
         values = torch.linalg.eigvalsh(x.T @ x if x.shape[1] <= len(x) else x @ x.T)
         noise = max(len(values) * torch.finfo(x.dtype).eps, (8 * torch.finfo(self.centred.dtype).eps) ** 2)
-        return values[values > values[-1] * noise]
+        return nulls.Spectrum(values[values > values[-1] * noise], len(x))
 
 
 class _Hollow(_Linear):
@@ -280,7 +296,7 @@ def u_inner(inner: float, diagonals: float, traces: float, n: int) -> float:
     return inner - diagonals + traces / ((n - 1) * (n - 2)) - 2 * diagonals / (n - 2)
 
 
-class _Full:
+class _Full(_Kernel):
     """A matrix over pairs of samples, held whole."""
 
     def __init__(self, matrix: torch.Tensor, classes: torch.Tensor | None) -> None:
@@ -288,10 +304,6 @@ class _Full:
 
     def inner(self, other: _Full) -> float:
         return float((self.matrix * other.matrix).sum())
-
-    @cached_property
-    def power(self) -> float:
-        return self.inner(self)
 
     @cached_property
     def diagonal(self) -> torch.Tensor:
@@ -394,10 +406,7 @@ def _subsample(x: torch.Tensor, classes: torch.Tensor | None) -> tuple[torch.Ten
     return x[rows], None if classes is None else class_codes(classes.numpy(force=True)[rows], SUBSAMPLE)
 
 
-Kernel = _Linear | _Full
-
-
-def _kernel_norm(a: Kernel, b: Kernel) -> float:
+def _kernel_norm(a: _Kernel, b: _Kernel) -> float:
     return math.sqrt(a.power * b.power)
 
 
@@ -411,7 +420,7 @@ def _check_power(power: float, floor: float) -> None:
         raise SpaceError("CKA is undefined for a space whose centred kernel vanishes; use more samples")
 
 
-def _score_kernel(a: Kernel, b: Kernel) -> float:
+def _score_kernel(a: _Kernel, b: _Kernel) -> float:
     return a.inner(b) / _kernel_norm(a, b)
 
 
@@ -437,20 +446,16 @@ def _all_inner(spaces: Sequence, method: Method, debiased: bool) -> torch.Tensor
 
 
 def _normalised(inner: torch.Tensor) -> np.ndarray:
-    power = inner.diagonal()
-    return (inner / torch.outer(power, power).sqrt()).numpy()
+    norms = inner.diagonal().sqrt()  # before they are multiplied: products of small powers would vanish
+    return (inner / torch.outer(norms, norms)).fill_diagonal_(1.0).numpy()
 
 
-def _within_kernel(a: Kernel, b: Kernel, size: float) -> float:
+def _within_kernel(a: _Kernel, b: _Kernel, size: float) -> float:
     return math.nan if a.classes is None else nulls.within_class_product(a.blocks, b.blocks) / size
 
 
-def _moments_of(k: Kernel) -> nulls.Kernel:
-    return nulls.Kernel(len(k.diagonal), k.power, k.diagonal)
-
-
-def _chance_kernel(a: Kernel, b: Kernel, score: float, permutations: int) -> Score:
-    shapes = _moments_of(a), _moments_of(b)
+def _chance_kernel(a: _Kernel, b: _Kernel, score: float, permutations: int) -> Score:
+    shapes = a.summary, b.summary
     null = nulls.kernel_moments(*shapes)
     # a space's CKA with itself is 1: what a perfect score is above chance, in geometric mean
     span = math.sqrt(shapes[0].room * shapes[1].room) / (shapes[0].n - 1)
@@ -458,7 +463,7 @@ def _chance_kernel(a: Kernel, b: Kernel, score: float, permutations: int) -> Sco
     return known._replace(calibrated=(score - null.mean) / span if span > 0 else math.nan)
 
 
-def _chance_hollow(a: Kernel, b: Kernel, score: float, permutations: int) -> Score:
+def _chance_hollow(a: _Kernel, b: _Kernel, score: float, permutations: int) -> Score:
     deviation = nulls.hollow_deviation(len(a.diagonal), a.row_share, b.row_share)
     known = _scored(score, Moments(0.0, deviation), _within_kernel(a, b, _kernel_norm(a, b)))
     return known._replace(calibrated=score)
@@ -485,8 +490,8 @@ class _Basis(_Linear):
         return self.centred.shape[1]
 
     @cached_property
-    def spectrum(self) -> torch.Tensor:
-        return torch.ones(self.rank, dtype=torch.float64)
+    def spectrum(self) -> nulls.Spectrum:
+        return nulls.Spectrum(torch.ones(self.rank, dtype=torch.float64), len(self.centred))
 
 
 def _prepare_svcca(x: torch.Tensor, classes: torch.Tensor | None) -> _Basis:
@@ -500,7 +505,7 @@ def _score_cca(a: _Basis, b: _Basis) -> float:
 def _chance_cca(a: _Basis, b: _Basis, score: float, permutations: int) -> Score:
     size = min(a.rank, b.rank)
     # the projections' CKA, in other units
-    mean, deviation = nulls.kernel_moments(_moments_of(a), _moments_of(b))
+    mean, deviation = nulls.kernel_moments(a.summary, b.summary)
     units = math.sqrt(a.power * b.power) / size
     return _scored(score, Moments(mean * units, deviation * units), _within_kernel(a, b, size))
 
@@ -563,10 +568,10 @@ def _chance_nuclear(
 
     n, rank = len(a.centred), min(len(a.spectrum), len(b.spectrum))
     within = math.nan if a.classes is None else nulls.shuffled_within(shuffled, a.classes, permutations)
-    uneven = nulls.unevenness(_moments_of(a), _moments_of(b))
+    uneven = nulls.unevenness(a.summary, b.summary)
     if rank < nulls.LEAST_RANK or abs(uneven) > nulls.MOST_UNEVEN:
         return _counted(score, nulls.shuffled(shuffled, n, permutations), within, perfect)
-    mean, deviation = nulls.nuclear_moments(a.spectrum, b.spectrum, n)
+    mean, deviation = nulls.nuclear_moments(a.spectrum, b.spectrum)
     # samples of uneven norms widen the null much as they do CKA's, where by how much is known
     deviation *= math.sqrt(1 + uneven) * abs(of(1.0) - of(0.0))
     return _scored(score, _beyond_round_off(of(mean), deviation), within, perfect)
@@ -625,6 +630,20 @@ _SHAPE = _ROTATION | {"isotropic-scale", "translation"}
 _KAZI_AOUAL = "closed form (Kazi-Aoual et al. 1995)"
 _LAW = "asymptotic closed form (free probability); seeded shuffles below rank 16 or for samples of very uneven norms"
 _UP_TO_ONE = (0.0, 1.0)
+
+
+def _rsa(name: str, ranked: bool) -> Metric:
+    return Metric(
+        name,
+        _prepare_rsa(ranked),
+        _score_kernel,
+        _chance_hollow,
+        (-1.0, 1.0),
+        "closed form: 0, deviation by row effects and rest",
+        _SCALES | {"permutation", "feature-constant"},
+        quadratic=True,
+    )
+
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -710,26 +729,8 @@ METRICS: dict[str, Metric] = {
             frozenset({"permutation", "isotropic-scale", "translation"}),
             symmetric=False,
         ),
-        Metric(
-            "rsa",
-            _prepare_rsa(ranked=True),
-            _score_kernel,
-            _chance_hollow,
-            (-1.0, 1.0),
-            "closed form: 0, deviation by row effects and rest",
-            _SCALES | {"permutation", "feature-constant"},
-            quadratic=True,
-        ),
-        Metric(
-            "rsa_pearson",
-            _prepare_rsa(ranked=False),
-            _score_kernel,
-            _chance_hollow,
-            (-1.0, 1.0),
-            "closed form: 0, deviation by row effects and rest",
-            _SCALES | {"permutation", "feature-constant"},
-            quadratic=True,
-        ),
+        _rsa("rsa", ranked=True),
+        _rsa("rsa_pearson", ranked=False),
         Metric(
             "mutual_knn",
             _prepare_neighbours,

@@ -76,7 +76,8 @@ def stitch(
     -------
     DataFrame with the columns `COLUMNS`
         ``score`` of encoder `model_a` in the head of `model_b`, ``ceiling`` of `model_b` unstitched
-        in the same space, ``retention`` = score / ceiling (ceiling / score for an error). Controls:
+        in the same space, ``retention`` = score / ceiling (ceiling / score for an error), NaN where
+        that divides by 0. Controls:
         "self-stitch" (the pair a, a through the same path), "shuffled anchors" (correspondence broken
         on the encoder's side), "untrained encoder".
 

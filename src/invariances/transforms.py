@@ -27,7 +27,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch.autograd.function import once_differentiable
 
-from invariances.spaces import SpaceError, as_tensor, read_space
+from invariances.spaces import SpaceError, as_tensor, read_space, unit_factor
 
 Matrix: TypeAlias = "np.ndarray | torch.Tensor"
 Penalty: TypeAlias = "float | Literal['gcv', 'loo']"
@@ -71,6 +71,7 @@ def scale(x: torch.Tensor) -> torch.Tensor:
     ----------
     x : tensor of shape (n, d)
     """
+    x = x * unit_factor(x, dim=1)  # else the squares of float32 rows beyond 1e19 overflow, and below 1e-19 vanish
     return x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
 
@@ -99,7 +100,8 @@ def relative(x: torch.Tensor, anchors: torch.Tensor, similarity: Similarities = 
     Notes
     -----
     Memory is O(n k + n d). A distance is a sum of d differences, never a difference of squared
-    norms, so that it is exact for neighbours too; it takes about 15 times as long as the cosine.
+    norms, so that it is exact for neighbours too; it takes about 15 times as long as the
+    cosine, the geodesic twice that.
     """
     if not isinstance(similarity, str) or similarity not in SIMILARITIES:
         raise SpaceError(f"unknown similarity {similarity!r}; choose from {', '.join(SIMILARITIES)}")
@@ -113,7 +115,9 @@ def _cosine(x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
 def _distance(x: torch.Tensor, anchors: torch.Tensor, p: float = 2) -> torch.Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)  # torch has no distances in half precision
     mode = "donot_use_mm_for_euclid_dist"  # the product form loses neighbours to cancellation
-    return torch.cdist(x.to(wide), anchors.to(wide), p=p, compute_mode=mode).to(x.dtype)
+    factor = unit_factor(torch.cat([x.detach(), anchors.detach()]).to(wide))  # squares keep their range, as in `scale`
+    distances = torch.cdist(x.to(wide) * factor, anchors.to(wide) * factor, p=p, compute_mode=mode)
+    return (distances / factor).to(x.dtype)
 
 
 def _geodesic(x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:

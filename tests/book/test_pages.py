@@ -19,6 +19,8 @@ PAGES = [
     "results/architecture",
     "results/training",
     "results/stitching",
+    "characteristics",
+    "speed",
     "reproduce",
     "api",
     "references",

@@ -12,7 +12,7 @@ import torch
 
 from invariances.zoo import store, training, workers
 from invariances.zoo.recipes import Recipe
-from invariances.zoo.training import Trained, numerics
+from invariances.zoo.training import Trained
 
 
 def device_named(name: str = "auto") -> torch.device:
@@ -49,25 +49,39 @@ def train(recipes: Sequence[Recipe], device: str = "auto", processes: int | None
     """
     chosen = device_named(device)
     wanted = list(dict.fromkeys(recipes))
-    missing = [recipe for recipe in wanted if not in_store(recipe, chosen)]
+    missing = training.together([recipe for recipe in wanted if not in_store(recipe, chosen)], chosen)
     if chosen.type == "cuda" and processes is None:
         processes = 1
-    for _ in workers.run(partial(_make, device=str(chosen)), missing, "training models", processes):
+    unit = partial(_make, device=str(chosen))
+    for _ in workers.run(unit, missing, "training models", processes, size=_epochs):
         pass
-    return {recipe: training.unpack(recipe, _fetch(recipe, chosen)) for recipe in wanted}
+    return {recipe: training.unpack(recipe, _fetch((recipe,), chosen)[0]) for recipe in wanted}
 
 
 def in_store(recipe: Recipe, device: torch.device) -> bool:
     """Whether a recipe is trained already."""
-    return store.has("models", recipe.key(numerics(device)))
+    return store.has("models", recipe.key(training.numerics(device)))
 
 
-def _make(recipe: Recipe, device: str) -> str:
-    """Train one recipe in a worker; the model goes through the store, not through the wire."""
-    _fetch(recipe, torch.device(device))
-    return recipe.key(numerics(torch.device(device)))
+def _epochs(recipes: tuple[Recipe, ...]) -> int:
+    """Work in a group of recipes, as the progress bar counts it."""
+    return sum(max(recipe.training.epochs, 1) for recipe in recipes)
 
 
-def _fetch(recipe: Recipe, device: torch.device) -> store.Artefact:
+def _make(recipes: tuple[Recipe, ...], device: str) -> None:
+    """Train in a worker; the models go through the store, not through the wire."""
+    _fetch(recipes, torch.device(device))
+
+
+def _fetch(recipes: tuple[Recipe, ...], device: torch.device) -> list[store.Artefact]:
+    by_key = {recipe.key(training.numerics(device)): recipe for recipe in recipes}
+
+    def make(keys: list[str]) -> dict[str, store.Artefact]:
+        made = training.train([by_key[key] for key in keys], device, workers.advance)
+        return dict(zip(keys, made, strict=True))
+
     with workers.one_thread():
-        return store.fetch("models", recipe.key(numerics(device)), lambda: training.train(recipe, device))
+        found = store.fetch_many("models", list(by_key), make)
+    for key in by_key:
+        store.remove("checkpoints", key)
+    return [found[key] for key in by_key]

@@ -25,9 +25,18 @@ class Model(nn.Module):
         self.head = head
 
     def forward(self, x: torch.Tensor, anchors: torch.Tensor | None = None) -> torch.Tensor:
-        """Answer for inputs `x`; `anchors`, shape (k, d), are codes that make the space relative."""
+        """Answer for inputs `x`; with `anchors`, inputs too, the head reads similarities to their codes."""
         codes = self.encoder(x)
-        return self.head(codes if anchors is None else relative(codes, anchors))
+        return self.head(codes if anchors is None else relative(codes, self._anchor_codes(anchors)))
+
+    def _anchor_codes(self, anchors: torch.Tensor) -> torch.Tensor:
+        """The anchors, embedded anew by the encoder as it is, in evaluation mode and without gradient."""
+        was_training = self.encoder.training
+        self.encoder.eval()
+        with torch.no_grad():
+            codes = self.encoder(anchors)
+        self.encoder.train(was_training)
+        return codes
 
 
 def build(network: Network, task: str, anchors: int, shape: tuple[int, ...], classes: int, vocabulary: int) -> Model:
@@ -55,40 +64,45 @@ def _classifier(width: int, classes: int) -> nn.Module:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
 
 
+LAYERS = {3: ((1, 2), (2, 2), (4, 2)), 5: ((1, 2), (2, 1), (2, 2), (4, 1), (4, 2))}
+"""A CNN's convolutions by depth: channels as a multiple of the width, and stride; three of them halve the picture."""
+
+
 def _cnn(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn.Module:
-    """`depth` convolutions, three of which halve the picture; a linear layer makes the code."""
-    channels, pixels, _ = shape
-    strides = [2, 2, 2] if network.depth == 3 else [2, 1, 2, 1, 2]
+    """`depth` convolutions, then a linear layer that makes the code."""
+    before, pixels, _ = shape
     layers: list[nn.Module] = []
-    out = network.width
-    for i, stride in enumerate(strides):
+    for multiple, stride in LAYERS[network.depth]:
+        after = network.width * multiple
         layers += [
-            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out),
+            nn.Conv2d(before, after, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(after),
             ACTIVATIONS[network.activation](),
         ]
-        channels = out
-        if stride == 2 and i < len(strides) - 1:
-            out *= 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (pixels // 8) ** 2, network.dim))
+        before = after
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * (pixels // 8) ** 2, network.dim))
 
 
 def _decoder(network: Network, width: int, shape: tuple[int, ...]) -> nn.Module:
-    """The mirror of the encoder: a linear layer, then upsampling and convolutions to a picture in [0, 1]."""
+    """The mirror of the encoder: a linear layer, then its convolutions transposed, to a picture in [0, 1]."""
     channels, pixels, _ = shape
-    side, deep = pixels // 8, network.width * 4
-    activation = ACTIVATIONS[network.activation]
-    layers: list[nn.Module] = [
+    layers, side = LAYERS[network.depth], pixels // 8
+    before = network.width * layers[-1][0]
+    parts: list[nn.Module] = [
         nn.LayerNorm(width),
-        nn.Linear(width, deep * side**2),
-        nn.Unflatten(1, (deep, side, side)),
+        nn.Linear(width, before * side**2),
+        nn.Unflatten(1, (before, side, side)),
     ]
-    for out in (deep // 2, deep // 4, deep // 4):
-        layers += [nn.BatchNorm2d(deep), activation(), nn.Upsample(scale_factor=2), nn.Conv2d(deep, out, 3, padding=1)]
-        deep = out
-    return nn.Sequential(
-        *layers, nn.BatchNorm2d(deep), activation(), nn.Conv2d(deep, channels, 3, padding=1), nn.Sigmoid()
-    )
+    for i in reversed(range(len(layers))):
+        stride, after = layers[i][1], network.width * layers[max(i - 1, 0)][0]
+        parts += [
+            nn.BatchNorm2d(before),
+            ACTIVATIONS[network.activation](),
+            nn.ConvTranspose2d(before, after, 3, stride, 1, output_padding=stride - 1, bias=False),
+        ]
+        before = after
+    last = [nn.BatchNorm2d(before), ACTIVATIONS[network.activation](), nn.Conv2d(before, channels, 3, padding=1)]
+    return nn.Sequential(*parts, *last, nn.Sigmoid())
 
 
 class _VisionEncoder(nn.Module):

@@ -1,28 +1,43 @@
-"""Training: one recipe becomes one model and its spaces, in one loop that reads top to bottom."""
+"""Training: a recipe becomes a model and its spaces, in one loop that reads top to bottom.
+
+On a CPU every recipe is trained alone, on one thread; on a GPU the seeds of a recipe are stacked and
+trained as one. A long training leaves a checkpoint every now and then, from which it goes on.
+"""
 
 from __future__ import annotations
 
 import math
 import platform
-from dataclasses import asdict
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
-from tqdm.auto import tqdm
 
 from invariances.transforms import relative
-from invariances.zoo import datasets
+from invariances.zoo import datasets, store
 from invariances.zoo.networks import Model, build
 from invariances.zoo.recipes import Recipe, Training
+from invariances.zoo.stacking import FAMILIES, Stacked
 from invariances.zoo.store import Artefact
 
 ANCHOR_POOL = 2000
 """Samples whose codes are stored; the anchors are the first k of them. They are training samples,
 or parallel sentences where there are some; their order is random, and the same for all models."""
 CHUNK = 500
+CLIP = 10.0
+"""Bound on the norm of a model's gradient, as in the lineage."""
+CHECKPOINT_SECONDS = 120.0
+"""How much of a training a fault may cost."""
+AUGMENTED_PARTS = 16
+"""Parts of a batch that are augmented apart: torchvision draws once for all pictures that it is given."""
+
+Advance = Callable[..., None]
+"""Told of progress: a number of epochs, and what to show of it."""
 
 
 class Trained(NamedTuple):
@@ -42,26 +57,52 @@ def numerics(device: torch.device) -> str:
     return "cuda-bf16" if device.type == "cuda" else "cpu-fp32"
 
 
-def train(recipe: Recipe, device: torch.device, progress: bool = False) -> Artefact:
-    """Train one recipe and embed its samples.
+def together(recipes: Sequence[Recipe], device: torch.device, most: int = 10) -> list[tuple[Recipe, ...]]:
+    """Recipes in groups that `train` takes at once: seeds of one recipe on a GPU, each alone elsewhere."""
+    groups: dict[Recipe, list[list[Recipe]]] = {}
+    for recipe in recipes:
+        stacks = groups.setdefault(replace(recipe, seed=0), [])
+        at_once = most if device.type == "cuda" and recipe.network.family in FAMILIES else 1
+        if not stacks or len(stacks[-1]) == at_once:
+            stacks.append([])
+        stacks[-1].append(recipe)
+    return [tuple(stack) for stacks in groups.values() for stack in stacks]
+
+
+def train(recipes: Sequence[Recipe], device: torch.device, advance: Advance | None = None) -> list[Artefact]:
+    """Train one recipe, or several that differ by their seed alone, and embed its samples.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipes : sequence of Recipe
+        Several are stacked: the same numbers as one by one up to rounding, in less time on a GPU.
     device : torch.device
-    progress : bool
-        Show a bar over epochs with the loss.
+    advance : callable, optional
+        Called as ``advance(epochs, loss=...)`` while it goes on; the epochs of all models are counted.
 
     Returns
     -------
-    Artefact
-        As `unpack` reads it.
+    list of Artefact
+        One per recipe, as `unpack` reads it.
     """
-    torch.manual_seed(int(recipe.key(numerics(device))[:12], 16))  # own weights, own order
-    prepared = datasets.load(recipe.data)
-    data = {name: torch.from_numpy(array).to(device) for name, array in prepared.arrays.items()}
-    model = fresh_model(recipe, prepared).to(device)
-    losses = _fit(model, recipe, data, progress)
+    first, keys = recipes[0], [recipe.key(numerics(device)) for recipe in recipes]
+    if {replace(recipe, seed=0) for recipe in recipes} != {replace(first, seed=0)}:
+        raise ValueError("only recipes that differ by their seed can be trained together; train the others apart")
+    prepared = datasets.load(first.data)
+    data = {name: _placed(torch.from_numpy(array), device) for name, array in prepared.arrays.items()}
+    models, streams, orders = [], [], []
+    for key in keys:
+        torch.manual_seed(int(key[:12], 16))  # own weights, own augmentation, own order
+        models.append(fresh_model(first, prepared).to(device))
+        streams.append(torch.get_rng_state())
+        orders.append(torch.Generator().manual_seed(torch.initial_seed()))
+    losses = _fit(models, first, data, streams, orders, keys, advance or (lambda epochs, **shown: None))
+    return [_artefact(*each, data, device) for each in zip(models, recipes, losses, strict=True)]
+
+
+def _artefact(
+    model: Model, recipe: Recipe, losses: list[float], data: dict[str, torch.Tensor], device: torch.device
+) -> Artefact:
     spaces = embed(model, data)
     scores = _evaluate(model, recipe, data, spaces)
     state = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -98,74 +139,178 @@ def inputs(x: torch.Tensor) -> torch.Tensor:
     return x.float().div(255) if x.dtype == torch.uint8 else x.long()
 
 
-def _fit(model: Model, recipe: Recipe, data: dict[str, torch.Tensor], progress: bool) -> list[float]:
-    plan, cuda = recipe.training, data["train_x"].is_cuda
+# The loop --------------------------------------------------------------------------------------
+
+
+def _fit(
+    models: list[Model],
+    recipe: Recipe,
+    data: dict[str, torch.Tensor],
+    streams: list[torch.Tensor],
+    orders: list[torch.Generator],
+    keys: list[str],
+    advance: Advance,
+) -> list[list[float]]:
+    """Train in place; gives every model's loss by epoch."""
+    plan, x, y = recipe.training, data["train_x"], data["train_y"]
     if plan.epochs == 0:
-        return []
-    x, y = data["train_x"], data["train_y"]
-    if x.ndim == 4 and cuda:
-        model.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, plan)
-    schedule = _schedule(optimizer, plan, steps=plan.epochs * math.ceil(len(x) / plan.batch_size))
+        return [[] for _ in models]
+    device = next(models[0].parameters()).device
+    alone = len(models) == 1
+    network = models[0] if alone else Stacked(models)
+    if alone and x.ndim == 4:
+        network.to(memory_format=torch.channels_last)
+    network.train()
+    optimizer = _optimizer(network, plan)
     augment = _augmentation(plan.augmentation)
-    order = torch.Generator().manual_seed(torch.initial_seed())
-    losses = []
-    bar = tqdm(range(plan.epochs), desc=recipe.dataset, disable=None if progress else True)
-    for _ in bar:
-        total = 0.0
-        for batch in torch.randperm(len(x), generator=order).to(x.device).split(plan.batch_size):
-            if len(batch) < 2:
-                continue  # BatchNorm needs two samples
-            pictures = inputs(augment(x[batch]))
-            target = inputs(x[batch]) if recipe.task == "reconstruction" else y[batch]
-            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=cuda):
-                outputs = model(pictures, _anchor_codes(model, recipe, data))
-                loss = _loss(recipe.task, outputs, target)
+    anchors = inputs(_pool(data)[: recipe.anchors].to(device)) if recipe.anchors else None
+    steps = [s for s in torch.arange(len(x)).split(plan.batch_size) if len(s) > 1]  # BatchNorm needs two samples
+    run = _Run(
+        network,
+        optimizer,
+        streams,
+        orders,
+        losses=torch.zeros(plan.epochs, len(models), dtype=torch.float64, device=device),
+    )
+    run.resume(keys)
+    saved = told = time.monotonic()
+    untold = 0
+    for epoch in range(run.epoch, plan.epochs):
+        run.epoch, run.epoch_orders = epoch, [order.get_state() for order in orders]
+        order = torch.stack([torch.randperm(len(x), generator=order) for order in orders])
+        for step in steps[run.step :]:
+            rows = order[:, step].to(x.device)
+            batch, target = x[rows].to(device, non_blocking=True), y[rows].to(device, non_blocking=True)
+            pictures = inputs(batch if augment is None else run.drawn(augment, batch))
+            if recipe.task == "reconstruction":
+                target = inputs(batch)
+            for group in optimizer.param_groups:
+                group["lr"] = plan.lr * _rate(plan.schedule, (epoch + run.step / len(steps)) / plan.epochs)
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                outputs = network(pictures[0], anchors)[None] if alone else network(pictures, anchors)
+            losses = _losses(recipe.task, outputs, target)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            losses.sum().backward()
+            _clip(network, alone)
             optimizer.step()
-            schedule.step()
-            total += loss.item() * len(batch)
-        losses.append(total / len(x))
-        bar.set_postfix(loss=f"{losses[-1]:.3f}")
-    return losses
+            run.losses[epoch] += losses.detach().double() * len(step) / len(x)
+            run.step += 1
+            untold += len(models) / len(steps)
+            if time.monotonic() - told > 1.0:
+                told = time.monotonic()
+                advance(untold, loss=float(losses.detach().mean()))
+                untold = 0
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                saved = time.monotonic()
+                run.save(keys)
+        run.step = 0
+    advance(untold, loss=float(run.losses[-1].mean()))
+    if not alone:
+        network.unstack(models)
+    return run.losses.T.tolist()
 
 
-def _loss(task: str, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+@dataclass
+class _Run:
+    """All that changes while training goes on: a checkpoint is this, and nothing else."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    streams: list[torch.Tensor]
+    """States of the random streams that augmentation draws from, one per model."""
+    orders: list[torch.Generator]
+    """Draw the order of the samples, one per model."""
+    losses: torch.Tensor
+    """By epoch and model."""
+    epoch: int = 0
+    step: int = 0
+    epoch_orders: list[torch.Tensor] = field(default_factory=list)
+    """States of `orders` at the start of the epoch."""
+
+    def drawn(self, augment: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+        """Every model's pictures, augmented from its own stream, so that no model's draws depend on another."""
+        outside, pictures = torch.get_rng_state(), []
+        for i, stream in enumerate(self.streams):
+            torch.set_rng_state(stream)
+            pictures.append(augment(batch[i]))
+            self.streams[i] = torch.get_rng_state()
+        torch.set_rng_state(outside)
+        return torch.stack(pictures)
+
+    def save(self, keys: list[str]) -> None:
+        """Write a checkpoint."""
+        arrays = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for i, parameter in enumerate(self.network.parameters()):
+            arrays |= {f"optimizer.{i}.{name}": value for name, value in self.optimizer.state[parameter].items()}
+        for i, states in enumerate(zip(self.streams, self.epoch_orders, strict=True)):
+            arrays |= {f"stream.{i}": states[0], f"order.{i}": states[1]}
+        arrays = {name: tensor.cpu().numpy() for name, tensor in {**arrays, "losses": self.losses}.items()}
+        store.save("checkpoints", keys[0], Artefact(arrays, {"models": keys, "epoch": self.epoch, "step": self.step}))
+
+    def resume(self, keys: list[str]) -> None:
+        """Go on from the checkpoint of these models, if there is one."""
+        found = store.load("checkpoints", keys[0])
+        if found is None or found.note["models"] != keys:
+            return
+        arrays = {name: torch.tensor(array) for name, array in found.arrays.items()}
+        names = list(self.network.state_dict())
+        self.network.load_state_dict({name: arrays[f"network.{name}"] for name in names})
+        for i, parameter in enumerate(self.network.parameters()):
+            prefix = f"optimizer.{i}."
+            self.optimizer.state[parameter] = {
+                name.removeprefix(prefix): _like(parameter, tensor)
+                for name, tensor in arrays.items()
+                if name.startswith(prefix)
+            }
+        for i, order in enumerate(self.orders):
+            self.streams[i] = arrays[f"stream.{i}"]
+            order.set_state(arrays[f"order.{i}"])
+        self.losses.copy_(arrays["losses"])
+        self.epoch, self.step = found.note["epoch"], found.note["step"]
+
+
+def _like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the optimizer on the parameter's device, in its memory format."""
+    if tensor.shape != parameter.shape:
+        return tensor.to(parameter.device)  # the count of steps
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+
+
+def _losses(task: str, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean loss of every model, from outputs of shape (models, samples, ...)."""
     if task == "reconstruction":
-        return nn.functional.mse_loss(outputs.float(), target) * 100  # a gradient of classification's order
-    return nn.functional.cross_entropy(outputs.float(), target)
+        return (outputs.float() - target).square().flatten(1).mean(dim=1) * 100  # of classification's order
+    each = nn.functional.cross_entropy(outputs.float().flatten(0, 1), target.flatten(), reduction="none")
+    return each.view(target.shape).mean(dim=1)
 
 
-def _optimizer(model: Model, plan: Training) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, plan: Training) -> torch.optim.Optimizer:
     if plan.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=plan.lr, momentum=0.9)
-    return torch.optim.Adam(model.parameters(), lr=plan.lr)
+        return torch.optim.SGD(network.parameters(), lr=plan.lr, momentum=0.9, fused=True)
+    return torch.optim.Adam(network.parameters(), lr=plan.lr, fused=True)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, plan: Training, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    if plan.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+def _rate(schedule: str, done: float) -> float:
+    """Learning rate over its highest, when a share `done` of the steps lies behind."""
+    return (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else 1.0
 
 
-def _anchor_codes(model: Model, recipe: Recipe, data: dict[str, torch.Tensor]) -> torch.Tensor | None:
-    """The anchors, embedded anew by the encoder as it is, in evaluation mode and without gradient."""
-    if recipe.anchors == 0:
-        return None
-    was_training = model.encoder.training
-    model.encoder.eval()
-    with torch.no_grad():
-        codes = model.encoder(inputs(_pool(data)[: recipe.anchors]))
-    model.encoder.train(was_training)
-    return codes
+def _clip(network: nn.Module, alone: bool) -> None:
+    """Bound the norm of each model's gradient."""
+    if alone:
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        return
+    gradients = [parameter.grad for parameter in network.parameters()]
+    norms = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients]).sum(dim=0).sqrt()
+    factors = (CLIP / (norms + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ has it
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
 
 
-def _augmentation(name: str) -> Any:
-    """Batched crops, flips and distortions; eight parts of a batch draw their own."""
+def _augmentation(name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Crops, flips and distortions of a batch on its device; its parts draw their own."""
     if name == "none":
-        return lambda x: x
+        return None
     from torchvision.transforms import v2
 
     light = [v2.RandomAffine(degrees=0, translate=(0.1, 0.1)), v2.RandomHorizontalFlip()]
@@ -176,15 +321,27 @@ def _augmentation(name: str) -> Any:
         v2.RandomErasing(p=0.5),
     ]
     transform = v2.Compose(light if name == "light" else heavy)
-    return lambda x: torch.cat([transform(part) for part in x.tensor_split(min(8, len(x)))])
+    return lambda x: torch.cat([transform(part) for part in x.tensor_split(min(AUGMENTED_PARTS, len(x)))])
+
+
+# Spaces and scores -----------------------------------------------------------------------------
+
+
+def _placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Data on the device where they take at most half of what is free there, else where batches leave fast."""
+    if device.type != "cuda":
+        return tensor
+    fits = tensor.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
+    return tensor.to(device) if fits else tensor.pin_memory()
 
 
 @torch.no_grad()
 def embed(model: Model, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Codes of the anchor pool and of the test split, in evaluation mode."""
     model.eval()
+    device = next(model.parameters()).device
     return {
-        split: torch.cat([model.encoder(inputs(part)).float() for part in x.split(CHUNK)])
+        split: torch.cat([model.encoder(inputs(part.to(device))).float() for part in x.split(CHUNK)])
         for split, x in (("pool", _pool(data)), ("test", data["test_x"]))
     }
 
@@ -200,9 +357,9 @@ def _evaluate(
     codes = spaces["test"]
     if recipe.anchors:
         codes = relative(codes, spaces["pool"][: recipe.anchors])
-    outputs = torch.cat([model.head(part) for part in codes.split(CHUNK)]).float()
+    outputs = torch.cat([model.head(part).float() for part in codes.split(CHUNK)])
     targets = inputs(data["test_x"]) if recipe.task == "reconstruction" else data["test_y"]
-    return quality(recipe.task, outputs, targets)
+    return quality(recipe.task, outputs, targets.to(outputs.device))
 
 
 def quality(task: str, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:

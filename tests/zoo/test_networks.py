@@ -74,8 +74,17 @@ def test_a_cnn_is_as_deep_and_as_curved_as_its_recipe_says(name):
     assert len(modules(encoder, nn.Conv2d)) == len(modules(encoder, curve)) == network.depth
     assert not modules(encoder, other)
     decoder = fresh(network, "reconstruction").head
-    assert modules(decoder, curve)
+    assert len(modules(decoder, curve)) == network.depth + 1
     assert not modules(decoder, other)
+
+
+@pytest.mark.parametrize("name", CNNS)
+def test_a_decoder_is_its_encoder_mirrored(name):
+    down = [(c.in_channels, c.out_channels, c.stride) for c in modules(fresh(CNNS[name]).encoder, nn.Conv2d)]
+    up = modules(fresh(CNNS[name], "reconstruction").head, nn.ConvTranspose2d)
+    mirrored = [(c.out_channels, c.in_channels, c.stride) for c in reversed(up)]
+    assert mirrored[1:] == down[1:]
+    assert mirrored[0] == (4, *down[0][1:])  # the last convolution brings the width's 4 channels to the picture's
 
 
 @pytest.mark.parametrize("name", ["vit", *TEXT])
@@ -88,14 +97,30 @@ def test_a_transformer_has_as_many_layers_and_heads_as_its_recipe_says(name):
         assert said == heads
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("k", [1, 9])
-def test_a_relative_head_reads_the_cosine_to_each_of_k_anchors(name, k):
-    model = fresh(ALL[name], anchors=k)
-    x, anchors = samples(4, shape_of(ALL[name])), torch.randn(k, 24, generator=torch.Generator().manual_seed(2))
+def test_a_relative_head_reads_the_cosine_to_the_codes_of_each_of_k_anchors(name, k, training):
+    model = fresh(ALL[name], anchors=k).double()  # fresh weights barely tell samples apart
+    x, anchors = (samples(n, shape_of(ALL[name]), seed) for n, seed in ((4, 0), (k, 2)))
+    if x.is_floating_point():
+        x, anchors = x.double(), anchors.double()
     assert model.head[0].normalized_shape == (k,)
-    cosines = torch.cosine_similarity(model.encoder(x)[:, None], anchors[None], dim=-1)
-    torch.testing.assert_close(model(x, anchors), model.head(cosines))
+    codes = model.train(training).encoder(x)
+    anchor_codes = model.eval().encoder(anchors)  # whatever the mode of the model
+    cosines = torch.cosine_similarity(codes[:, None], anchor_codes[None], dim=-1)
+    expected = model.head(cosines)
+    model.load_state_dict(fresh(ALL[name], anchors=k).state_dict())  # BatchNorm has counted the batch
+    torch.testing.assert_close(model.train(training)(x, anchors), expected)
+    assert model.encoder.training == training
+
+
+def test_no_gradient_reaches_an_encoder_through_its_anchors():
+    model = fresh(CNNS["cnn-3 relu"], anchors=9).train()
+    x, anchors = samples(4, (3, 8, 8)), samples(9, (3, 8, 8), seed=2).requires_grad_()
+    model(x, anchors).sum().backward()
+    assert anchors.grad is None
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("task", ["classification", "reconstruction"])

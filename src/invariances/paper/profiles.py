@@ -34,6 +34,8 @@ class Profile:
     """By the same."""
     lr: dict[str, float]
     """Adam's learning rate, by the same."""
+    augmentation: dict[str, str]
+    """Of classifiers, by data set; none of the others."""
     networks: dict[str, dict[str, Any]]
     """Fields of a zoo `Network` by the names that the paper's rows use."""
 
@@ -68,6 +70,7 @@ PROFILES: dict[str, Profile] = {
             epochs={"cnn": 8, "vit": 10, "autoencoder": 10, "text": 3},
             batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 64},
             lr={"cnn": 1e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3},
+            augmentation={},
             networks=_networks(
                 cnn={"width": 16, "dim": 32},
                 vit_small={"depth": 2, "dim": 32, "heads": 2, "patch": 2},
@@ -87,9 +90,10 @@ PROFILES: dict[str, Profile] = {
             pixels_imagenet=64,
             vocabulary=4_000,
             length={"": 64, "trec": 24},
-            epochs={"cnn": 12, "vit": 12, "autoencoder": 8, "text": 8},
-            batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32},
-            lr={"cnn": 1e-3, "vit": 1e-3, "autoencoder": 1e-3, "text": 5e-4},
+            epochs={"cnn": 15, "vit": 12, "autoencoder": 8, "text": 8},
+            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 32},
+            lr={"cnn": 2e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3},
+            augmentation={"cifar-10": "light", "cifar-100": "light"},
             networks=_networks(
                 cnn={"width": 32, "dim": 128},
                 vit_small={"depth": 4, "dim": 128, "heads": 4, "patch": 8},
@@ -112,6 +116,7 @@ PROFILES: dict[str, Profile] = {
             epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10},
             batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32},
             lr={"cnn": 1e-3, "vit": 5e-4, "autoencoder": 5e-4, "text": 5e-5},
+            augmentation={"cifar-10": "light", "cifar-100": "light"},
             networks=_networks(
                 cnn={"width": 64, "dim": 512},
                 vit_small={"depth": 12, "dim": 384, "heads": 6, "patch": 4},

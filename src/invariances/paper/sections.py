@@ -154,6 +154,8 @@ def _training(variant: Variant, network: Network, settings: Settings) -> Trainin
     sizes = settings.sizes
     epochs = sizes.epochs[kind] if settings.epochs is None else settings.epochs
     base = {"epochs": epochs, "batch_size": sizes.batch_size[kind], "lr": sizes.lr[kind]}
+    if variant.task == "classification" and variant.dataset in sizes.augmentation:
+        base["augmentation"] = sizes.augmentation[variant.dataset]
     return Training(**{**base, **dict(variant.training)})
 
 

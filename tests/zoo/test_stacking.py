@@ -1,0 +1,233 @@
+import numpy as np
+import pytest
+import torch
+
+from invariances import zoo
+from invariances.zoo import datasets, store, training, workers
+from invariances.zoo.datasets import View
+from invariances.zoo.networks import build
+from invariances.zoo.recipes import Network, Recipe, Training
+from invariances.zoo.stacking import FAMILIES, Stacked
+
+CPU = torch.device("cpu")
+NETWORKS = {
+    "cnn": Network("cnn", 3, 16, width=4),
+    "deep cnn": Network("cnn", 5, 16, width=4, activation="gelu"),
+    "vit": Network("vit", 1, 16, heads=2, patch=4),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention on the CPU
+
+
+def seeds(network="cnn", count=3, task="classification", anchors=0, **plan):
+    prepared = datasets.prepare(View("mnist", "builtin", 300, 100, pixels=8, channels=1))
+    plan = Training(**{"epochs": 2, "batch_size": 64, "optimizer": "sgd", "lr": 1e-3, **plan})
+    family = Recipe(prepared.key, prepared.title, task, NETWORKS[network], plan, 0, anchors)
+    return [Recipe(**{**vars(family), "seed": seed}) for seed in range(count)]
+
+
+def models(network, count=3, anchors=0):
+    made = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        made.append(build(NETWORKS[network], "classification", anchors, (1, 8, 8), 10, 0).double())
+    return made
+
+
+@pytest.mark.parametrize("anchors", [0, 6])
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_stacked_models_answer_as_each_alone_and_keep_the_same_statistics(network, mode, anchors):
+    alone, stacked = models(network, anchors=anchors), Stacked(models(network, anchors=anchors)).train(mode)
+    x = torch.rand(3, 20, 1, 8, 8, dtype=torch.float64)
+    a = torch.rand(6, 1, 8, 8, dtype=torch.float64) if anchors else None
+    answers = stacked(x, a)
+    for i, model in enumerate(alone):
+        torch.testing.assert_close(answers[i], model.train(mode)(x[i], a), rtol=1e-8, atol=1e-10)
+    apart = models(network, anchors=anchors)
+    stacked.unstack(apart)
+    for one, other in zip(apart, alone, strict=True):
+        for name, tensor in other.state_dict().items():  # BatchNorm's statistics too
+            torch.testing.assert_close(one.state_dict()[name], tensor, rtol=1e-10, atol=1e-12)
+    assert (answers[0] - answers[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("network", "what"),
+    [
+        ("cnn", {}),
+        ("cnn", {"task": "reconstruction"}),
+        ("cnn", {"anchors": 20}),
+        ("cnn", {"task": "reconstruction", "anchors": 20}),
+        ("deep cnn", {"augmentation": "heavy"}),
+        ("vit", {"schedule": "constant"}),
+    ],
+    ids=str,
+)
+def test_seeds_trained_together_are_what_they_are_alone(network, what):
+    recipes = seeds(network, **what)
+    together, alone = training.train(recipes, CPU), [training.train([recipe], CPU)[0] for recipe in recipes]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.note["losses"], other.note["losses"], rtol=1e-4)
+        assert list(one.arrays) == list(other.arrays)
+        for name, array in other.arrays.items():
+            np.testing.assert_allclose(one.arrays[name], array, rtol=5e-3, atol=1e-4, err_msg=name)
+    spaces = [artefact.arrays["spaces.test"] for artefact in together]
+    assert np.abs(spaces[0] - spaces[1]).max() > 0.1 * np.abs(spaces[0]).max()
+
+
+def test_each_model_s_gradient_is_clipped_by_its_own_norm():
+    stacked, alone = Stacked(models("cnn")), models("cnn")
+    scales = torch.tensor([1e4, 1.0, 1e-4])
+    for model, scale in zip(alone, scales, strict=True):
+        for parameter in model.parameters():
+            parameter.grad = scale.double() * torch.sin(parameter.detach() * 50)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.CLIP)
+    for parameter in stacked.parameters():
+        parameter.grad = torch.sin(parameter.detach() * 50) * scales.double().view(-1, *[1] * (parameter.ndim - 1))
+    training._clip(stacked, alone=False)
+    for gradients in zip(stacked.parameters(), *(model.parameters() for model in alone), strict=True):
+        for i, expected in enumerate(gradients[1:]):
+            torch.testing.assert_close(gradients[0].grad[i], expected.grad, rtol=1e-4, atol=0)
+
+
+def test_on_a_gpu_seeds_of_a_recipe_go_together_and_nothing_else_does():
+    first, other = seeds(count=12), seeds("vit", count=2)
+    longer = seeds(epochs=3, count=1)
+    mixed = [first[0], *other, *longer, *first[1:]]
+    groups = training.together(mixed, torch.device("cuda"))
+    assert groups == [tuple(first[:10]), tuple(first[10:]), tuple(other), tuple(longer)]
+    assert training.together(mixed, CPU) == [(recipe,) for recipe in [*first, *other, *longer]]
+    text = Recipe("0" * 20, "trec", "classification", Network("bert", 1, 16, heads=2), Training(1), 0)
+    assert "bert" not in FAMILIES
+    assert len(training.together([text, Recipe(**{**vars(text), "seed": 1})], torch.device("cuda"))) == 2
+
+
+def test_recipes_that_differ_by_more_than_their_seed_are_refused():
+    with pytest.raises(ValueError, match="only recipes that differ by their seed"):
+        training.train([seeds()[0], seeds(epochs=3)[1]], CPU)
+
+
+def test_of_seeds_that_go_together_those_in_the_store_are_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    stacks, train = [], training.train
+    monkeypatch.setattr(training, "FAMILIES", ())
+    monkeypatch.setattr(training, "train", lambda some, *rest: stacks.append(list(some)) or train(some, *rest))
+    recipes = seeds(count=4, epochs=1)
+    zoo.train(recipes[1:2], "cpu")
+    # as on a GPU, which this machine need not have
+    monkeypatch.setattr(training, "together", lambda some, device: [tuple(some)] if some else [])
+    trained = zoo.train(recipes, "cpu")
+    assert stacks == [recipes[1:2], [recipes[0], *recipes[2:]]]
+    assert [model.recipe for model in trained.values()] == recipes
+    assert zoo.train(recipes, "cpu").keys() == trained.keys()
+    assert len(stacks) == 2
+
+
+# Checkpoints -----------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def die_after(monkeypatch, steps):
+    """Make training end after so many steps of its optimizer, as if the process were killed."""
+    make = training._optimizer
+
+    def mortal(*given):
+        optimizer, left = make(*given), iter(range(steps))
+
+        def step(*_):
+            if next(left, None) is None:
+                raise Killed
+
+        optimizer.register_step_pre_hook(step)
+        return optimizer
+
+    monkeypatch.setattr(training, "_optimizer", mortal)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 9, 10, 14])  # five steps an epoch, three epochs
+@pytest.mark.parametrize(
+    "what",
+    [{"optimizer": "adam", "augmentation": "light"}, {"optimizer": "sgd", "task": "reconstruction", "anchors": 20}],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, monkeypatch, what, steps, count):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    recipes = seeds(count=count, epochs=3, **what)
+    undisturbed = training.train(recipes, CPU)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(patch, steps)
+        training.train(recipes, CPU)
+    assert store.has("checkpoints", recipes[0].key("cpu-fp32"))
+    done, make = [], training._optimizer
+
+    def counted(*given):
+        optimizer = make(*given)
+        optimizer.register_step_post_hook(lambda *_: done.append(1))
+        return optimizer
+
+    monkeypatch.setattr(training, "_optimizer", counted)
+    torch.rand(7)  # another place in torch's own stream
+    for one, other in zip(training.train(recipes, CPU), undisturbed, strict=True):
+        assert one.note == other.note
+        for name, array in other.arrays.items():
+            assert one.arrays[name].tobytes() == array.tobytes(), name
+    assert len(done) == 15 - steps  # nothing was done twice
+
+
+def test_a_finished_model_leaves_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    saved, save = [], store.save
+    monkeypatch.setattr(store, "save", lambda kind, *rest: saved.append(kind) or save(kind, *rest))
+    zoo.train(seeds(count=1), "cpu")
+    assert saved.count("checkpoints") == 10
+    assert not list((tmp_path / "checkpoints").glob("*.safetensors"))
+
+
+def test_a_short_training_writes_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    zoo.train(seeds(count=1), "cpu")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_checkpoint_of_other_models_or_a_damaged_one_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    pair = seeds(count=2)
+    expected = training.train(pair[:1], CPU)[0]
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    training.train(pair, CPU)  # leaves a checkpoint of both under the first one's key
+    assert training.train(pair[:1], CPU)[0].note == expected.note
+    place = store.path("checkpoints", pair[0].key("cpu-fp32"))
+    content = bytearray(place.read_bytes())
+    content[len(content) // 2] ^= 1
+    place.write_bytes(content)
+    assert training.train(pair[:1], CPU)[0].note == expected.note
+
+
+# Progress --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_progress_is_told_in_epochs_with_the_loss(count, monkeypatch):
+    told = []
+    clock = iter(np.arange(0, 1e6, 0.6))
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    made = training.train(seeds(count=count), CPU, lambda epochs, **shown: told.append((epochs, shown)))
+    assert sum(epochs for epochs, _ in told) == pytest.approx(2 * count)
+    assert len(told) > 3
+    assert all(set(shown) == {"loss"} and shown["loss"] > 0 for _, shown in told)
+    assert told[-1][1]["loss"] == pytest.approx(np.mean([artefact.note["losses"][-1] for artefact in made]))
+
+
+def test_the_bar_of_a_run_counts_epochs(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    sizes = []
+    monkeypatch.setattr(workers, "run", lambda unit, items, label, processes, size: map(sizes.append, map(size, items)))
+    monkeypatch.setattr(zoo, "_fetch", lambda recipes, device: [store.Artefact({}, {"scores": {}, "machine": ""})])
+    zoo.train([*seeds(count=1), seeds(count=1)[0].untrained(), *seeds(epochs=7, count=1)], "cpu")
+    assert sizes == [2, 1, 7]

@@ -109,15 +109,63 @@ def book(
     typer.echo(f"{'in all':>15} {sum(seconds.values()):7.1f} s\n\nThe book: {index}")
 
 
-@app.command()
-def data() -> None:
-    """Show which data sets can be reached, from where, and how many samples they have."""
-    from invariances.zoo.datasets import status
+DATA_EPILOG = """\b
+Examples:
+  invariances data
+  INVARIANCES_DATA=~/parquet invariances data --check
+  INVARIANCES_DATA=~/parquet invariances data --manifest
+
+\b
+A manifest is manifest.json in the folder of INVARIANCES_DATA, as --manifest
+writes it; without one, lines of SHA256SUMS or README.md there that hold the
+path of a Parquet file and its sha256 serve.
+"""
+
+
+@app.command(epilog=DATA_EPILOG)
+def data(
+    check: Annotated[
+        bool, typer.Option("--check", help="Look through the Parquet files: columns, labels, pictures, checksums.")
+    ] = False,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Write manifest.json: sha256, bytes and rows of every Parquet file.")
+    ] = False,
+) -> None:
+    """Show which data sets can be reached, from where, and how many samples they have; or check them."""
     from invariances.zoo.home import data_folder, home
 
+    folder = data_folder()
+    if (check or manifest) and folder is None:
+        raise ValueError("INVARIANCES_DATA is not set; set it to the folder of the Parquet files")
+    if manifest:
+        from invariances.zoo.checks import write_manifest
+
+        typer.echo(f"{write_manifest(folder)}")
+    if check:
+        _check_data(folder)
+    if check or manifest:
+        return
+    from invariances.zoo.datasets import status
+
     typer.echo(status().to_string(index=False))
-    typer.echo(f"\nINVARIANCES_DATA: {data_folder() or 'not set'}\nINVARIANCES_HOME: {home()}")
+    typer.echo(f"\nINVARIANCES_DATA: {folder or 'not set'}\nINVARIANCES_HOME: {home()}")
     typer.echo("The smoke profile needs none of these: it uses embedded stand-ins.")
+
+
+def _check_data(folder: Path) -> None:
+    from invariances.zoo.checks import check
+
+    report = check(folder)
+    typer.echo(f"{report.table.to_string(index=False)}\n\nManifest: {report.manifest}.")
+    for problem in report.problems:
+        typer.echo(problem)
+    if report.problems:
+        n = len(report.problems)
+        raise ValueError(
+            f"{n} {'thing is' if n == 1 else 'things are'} wrong with the data; fetch the files named above again "
+            "or, if they are meant to be so, write their manifest anew with `invariances data --manifest`"
+        )
+    typer.echo("All is well.")
 
 
 @app.command(epilog="\b\nExample:\n  invariances discover a.npy b.npy --anchors 500 --html report.html")

@@ -1,21 +1,25 @@
 import io
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets as hf
 import numpy as np
 import PIL.Image
+import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from invariances.zoo import datasets, store
+from invariances.zoo import builtin, datasets, store
 from invariances.zoo.datasets import DataError, View
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
@@ -48,21 +52,12 @@ def fresh_home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-def image_view(dataset, data, n_train=20, n_test=10, pixels=8, channels=1):
-    return View(dataset, str(data), n_train, n_test, pixels=pixels, channels=channels)
+def image_view(dataset, data, n_train=20, n_test=10, pixels=8, channels=1, **more):
+    return View(dataset, str(data), n_train, n_test, pixels=pixels, channels=channels, **more)
 
 
-def text_view(dataset, data, n_train=20, n_test=10, tokenizer="byte-bpe", vocabulary=400, length=16, n_parallel=0):
-    return View(
-        dataset,
-        str(data),
-        n_train,
-        n_test,
-        tokenizer=tokenizer,
-        vocabulary=vocabulary,
-        length=length,
-        n_parallel=n_parallel,
-    )
+def text_view(dataset, data, n_train=20, n_test=10, tokenizer="byte-bpe", vocabulary=400, length=16, **more):
+    return View(dataset, str(data), n_train, n_test, tokenizer=tokenizer, vocabulary=vocabulary, length=length, **more)
 
 
 def arrays_of(view):
@@ -222,6 +217,111 @@ def test_pictures_that_are_not_square_fill_the_square(tmp_path):
     np.testing.assert_array_equal(x[0, 0], pixels[:, :4])
 
 
+COLOURS = {  # what one flat picture of each mode is in red, green and blue
+    "1": (1, (255, 255, 255)),
+    "L": (77, (77, 77, 77)),
+    "LA": ((77, 128), (77, 77, 77)),
+    "P": (3, (30, 60, 90)),
+    "RGB": ((200, 10, 50), (200, 10, 50)),
+    "RGBA": ((200, 10, 50, 128), (200, 10, 50)),
+    "CMYK": ((255, 0, 102, 0), (0, 255, 153)),
+}
+
+
+def write_pictures(folder, pictures, labels=None, names=("A", "B")):
+    features = hf.Features({"img": hf.Image(), "label": hf.ClassLabel(names=list(names))})
+    columns = {"img": pictures, "label": labels or [0] * len(pictures)}
+    return write_parquet(folder, "uoft-cs/cifar10", features, train=columns, test=columns)
+
+
+@pytest.mark.parametrize("mode", COLOURS)
+def test_a_picture_of_any_mode_becomes_colour_and_grey(mode, tmp_path):
+    colour, rgb = COLOURS[mode]
+    picture = PIL.Image.new(mode, (6, 6), colour)
+    if mode == "P":
+        picture.putpalette([0, 0, 0, 0, 0, 0, 0, 0, 0, 30, 60, 90])
+    content = io.BytesIO()
+    picture.save(content, "TIFF")  # keeps every mode
+    folder = write_pictures(tmp_path, [{"bytes": content.getvalue(), "path": None}])
+    x = arrays_of(image_view("cifar-10", folder, channels=3))["train_x"]
+    np.testing.assert_array_equal(x[0, :, 1:7, 1:7], np.broadcast_to(np.reshape(rgb, (3, 1, 1)), (3, 6, 6)))
+    assert x.sum(dtype=int) == 36 * sum(rgb)
+    grey = arrays_of(image_view("cifar-10", folder))["train_x"]
+    assert grey.shape == (1, 1, 8, 8)
+    assert abs(int(grey[0, 0, 4, 4]) - np.dot(rgb, (0.299, 0.587, 0.114))) < 1.5  # luma of BT.601
+
+
+@pytest.mark.parametrize("size", [(8, 4), (4, 8), (2, 1), (31, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_of_any_shape_fills_the_square(size, channels, tmp_path):
+    folder = write_pictures(tmp_path, [PIL.Image.new("RGB", size, (50, 50, 50)), PIL.Image.new("L", (8, 8), 90)])
+    x = arrays_of(image_view("cifar-10", folder, channels=channels))["train_x"]
+    assert x.shape == (2, channels, 8, 8)
+    assert sorted(x[:, 0].max(axis=(1, 2))) == [50, 90]
+    if size[0] != size[1]:
+        assert set(np.unique(x)) == {50, 90}  # no border
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n half"], ids=["empty", "text", "damaged"])
+def test_a_picture_that_cannot_be_decoded_ends_in_one_sentence(content, tmp_path):
+    pictures = [PIL.Image.new("L", (4, 4)), {"bytes": content, "path": None}]
+    message = message_of(image_view("cifar-10", write_pictures(tmp_path, pictures)))
+    assert "train split of cifar-10 holds a picture that cannot be decoded" in message
+    assert "--check" in message
+
+
+def test_an_empty_cell_among_the_pictures_ends_in_one_sentence(tmp_path):
+    folder = write_pictures(tmp_path, [PIL.Image.new("L", (4, 4)), None])
+    assert "cannot be decoded" in message_of(image_view("cifar-10", folder))
+
+
+def test_a_truncated_picture_ends_in_one_sentence(tmp_path):
+    content = io.BytesIO()
+    PIL.Image.fromarray(np.random.default_rng(0).integers(255, size=(40, 40), dtype=np.uint8)).save(content, "PNG")
+    folder = write_pictures(tmp_path, [{"bytes": content.getvalue()[:700], "path": None}])
+    assert "cannot be decoded" in message_of(image_view("cifar-10", folder))
+
+
+@pytest.mark.parametrize("label", [-1, 2, 7])
+def test_a_label_without_a_name_is_a_data_error(label, tmp_path):
+    place = tmp_path / "uoft-cs/cifar10"
+    place.mkdir(parents=True)
+    features = hf.Features({"img": hf.Image(), "label": hf.ClassLabel(names=["A", "B"])})
+    good = hf.Dataset.from_dict({"img": [PIL.Image.new("L", (4, 4))] * 2, "label": [0, 1]}, features)
+    table = good.data.table
+    labels = pyarrow.array([0, label], pyarrow.int64())
+    parquet.write_table(table.set_column(1, table.schema.field(1), labels), place / "train-00000-of-00001.parquet")
+    good.to_parquet(place / "test-00000-of-00001.parquet")
+    message = message_of(image_view("cifar-10", tmp_path))
+    assert "labels that have no name" in message
+    assert str(label) in message
+
+
+def test_long_decoding_shows_a_bar_on_a_terminal_only(tmp_path, monkeypatch):
+    shown, bar = [], datasets.tqdm
+    monkeypatch.setattr(datasets, "tqdm", lambda *given, **more: shown.append(more["disable"]) or bar(*given, **more))
+    monkeypatch.setattr(datasets, "MANY", 5)
+    folder = write_pictures(tmp_path, [PIL.Image.new("L", (4, 4), i) for i in range(10)])
+    datasets.prepare(image_view("cifar-10", folder, n_train=6, n_test=5))
+    assert shown == [None, True]  # None lets tqdm ask whether there is a terminal
+
+
+def test_pictures_are_decoded_once_for_all_processes(tiny_pictures, monkeypatch, fresh_home):
+    decoded, decode = [], datasets._picture
+    monkeypatch.setattr(datasets, "_picture", lambda *given: decoded.append(given) or decode(*given))
+    view = image_view("cifar-10", tiny_pictures)
+    first = datasets.prepare(view)
+    assert len(decoded) == 18
+    assert datasets.prepare(view) == first
+    assert len(decoded) == 18
+    code = (
+        "from invariances.zoo import datasets; datasets._load_split = datasets._picture = None; "
+        f"print(datasets.prepare(datasets.View('cifar-10', {str(tiny_pictures)!r}, 20, 10, pixels=8, channels=1)).key)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == first.key
+
+
 def test_a_relative_folder_counts_from_the_folder_of_the_start(tiny_pictures, monkeypatch):
     monkeypatch.chdir(tiny_pictures.parent)
     given, named = (datasets.prepare(image_view("cifar-10", data)) for data in (tiny_pictures, tiny_pictures.name))
@@ -296,6 +396,260 @@ def test_stars_that_do_not_occur_leave_no_gap(tmp_path):
     assert sorted(datasets.load(prepared.key).arrays["train_y"]) == [0, 1, 1]
 
 
+# The hub ---------------------------------------------------------------------------------------
+
+NEWEST = "f" * 40
+AMAZON = {"path": "defunct-datasets/amazon_reviews_multi", "revision": NEWEST}
+# what is asked of the hub's newest state: a commit where one is pinned, and only the folder that is meant
+ASKED = {
+    "mnist": {"path": "ylecun/mnist", "revision": "77f3279092a1c1579b2250db8eafed0ad422088c"},
+    "fashion-mnist": {
+        "path": "zalando-datasets/fashion_mnist",
+        "revision": "531be5e2ccc9dba0c201ad3ae567a4f3d16ecdd2",
+    },
+    "cifar-10": {"path": "uoft-cs/cifar10", "revision": "0b2714987fa478483af9968de7c934580d0bb9a2"},
+    "cifar-100": {"path": "uoft-cs/cifar100", "revision": "aadb3af77e9048adbea6b47c21a81e47dd092ae5"},
+    "imagenet": {"path": "ILSVRC/imagenet-1k", "revision": "49e2ee26f3810fb5a7536bbf732a7b07389a47b5"},
+    "trec": {
+        "path": "CogComp/trec",
+        "revision": "65752bf53af25bc935a0dce92fb5b6c930728450",
+        "data_dir": "default",
+    },
+    "dbpedia": {"path": "fancyzhx/dbpedia_14", "revision": "9abd46cf7fc8b4c64290f26993c540b92aa145ac"},
+    **{f"amazon-{tongue}": {**AMAZON, "data_dir": tongue} for tongue in ("en", "de", "fr", "es", "ja", "zh")},
+}
+
+
+@pytest.fixture
+def fake_hub(monkeypatch, fresh_home):
+    """A hub that is always at `NEWEST` and gives three rows of anything; lists what it is asked for."""
+    asked = SimpleNamespace(revisions=[], loads=[])
+
+    def dataset_info(api, hub, revision=None, timeout=None):
+        assert timeout == 3
+        asked.revisions.append((hub, revision))
+        return SimpleNamespace(sha=NEWEST)
+
+    def load_dataset(path, **given):
+        asked.loads.append({"path": path, **given})
+        source = next(source for source in datasets.REGISTRY.values() if source.hub == path)
+        anything = {"image": PIL.Image.new("L", (4, 4)), "class": 0, "int32": 1, "string": "word"}
+        columns = {name: [anything[kind]] * 3 for name, kind in source.columns.items() if name != "fr"}
+        return hf.Dataset.from_dict(columns)
+
+    def forget():
+        datasets.hub_revision.cache_clear()
+        datasets._hub_is_reachable.cache_clear()
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
+    monkeypatch.setattr(hf, "load_dataset", load_dataset)
+    forget()
+    yield asked
+    forget()
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_hub_is_asked_for_the_pinned_revision_and_both_splits(name, fake_hub, fresh_home):
+    channels = PUBLISHED[name][0]
+    view = image_view(name, "auto", channels=channels) if channels else text_view(name, "auto")
+    prepared = datasets.prepare(view)
+    assert prepared.source == f"hub {ASKED[name]['path']} at {ASKED[name]['revision'][:12]}"
+    assert (prepared.n_train, prepared.n_test) == (3, 3)
+    for split, said in zip(("train", "test"), fake_hub.loads, strict=True):
+        assert said.pop("split") == split
+        assert said.pop("cache_dir") == str(fresh_home / "datasets")
+        if name == "imagenet":
+            official = {
+                "train": "data/train-0000{}-of-00294.parquet",
+                "test": "data/validation-0000{}-of-00014.parquet",
+            }
+            files = said.pop("data_files")
+            assert files == {split: [official[split].format(i) for i in range(len(files[split]))]}
+            assert 0 < len(files[split]) < 10
+            assert said.pop("verification_mode") == "no_checks"
+        assert said == ASKED[name]
+
+
+def test_parallel_sentences_come_from_the_commit_that_the_hub_is_at(fake_hub):
+    prepared = datasets.prepare(text_view("amazon-de", "auto", n_parallel=2))
+    assert prepared.n_parallel == 2
+    said = fake_hub.loads[-1]
+    assert (said["path"], said["revision"], said["split"]) == ("bentrevett/multi30k", NEWEST, "train")
+
+
+def test_the_hubs_version_of_multi30k_has_no_french(fake_hub):
+    assert "has no column fr" in message_of(text_view("amazon-fr", "auto", n_parallel=2))
+
+
+def test_only_branches_are_resolved_and_the_hub_is_probed_once(fake_hub):
+    for _ in range(2):
+        assert datasets.locate("cifar-10").fingerprint == ASKED["cifar-10"]["revision"]
+        assert datasets.locate("amazon-ja").fingerprint == NEWEST
+        assert datasets.locate("multi30k").fingerprint == NEWEST
+    assert fake_hub.revisions == [
+        ("ylecun/mnist", None),
+        ("uoft-cs/cifar10", ASKED["cifar-10"]["revision"]),
+        ("defunct-datasets/amazon_reviews_multi", "refs/convert/parquet"),
+        ("bentrevett/multi30k", None),
+    ]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("gated"), FileNotFoundError("gone")])
+def test_a_hub_that_gives_no_files_ends_in_one_sentence(error, fake_hub, monkeypatch, fresh_home):
+    def refuse(*given, **more):
+        raise error
+
+    monkeypatch.setattr(hf, "load_dataset", refuse)
+    message = message_of(image_view("mnist", "auto"))
+    assert "ylecun/mnist at 77f3279092a1c1579b2250db8eafed0ad422088c" in message
+    assert type(error).__name__ in message
+    assert "INVARIANCES_DATA" in message
+
+
+def test_a_revision_that_the_hub_has_no_more_is_named(fake_hub, monkeypatch):
+    def gone(api, hub, revision=None, timeout=None):
+        if revision:
+            raise FileNotFoundError
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", gone)
+    message = message_of(image_view("mnist", "auto"))
+    assert "ylecun/mnist at revision 77f3279092a1" in message
+
+
+@pytest.mark.parametrize("n", [1, 1000, 10_000, 50_000])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_so_many_shards_of_imagenet_are_read_that_no_class_runs_short(split, n):
+    shards = datasets.REGISTRY["imagenet"].shards[split]
+    needed = datasets._shards_needed(shards, 1000, n)
+    assert needed <= shards.files
+    if needed == shards.files:
+        assert n / shards.rows > 0.3  # everything is read only where a good part of it is wanted
+        return
+    rng = np.random.default_rng(0)
+    rows = needed * shards.rows // shards.files
+    rarest = rng.multinomial(rows, np.full(1000, 0.001), size=100).min(axis=1)
+    assert (rarest >= np.ceil(n / 1000)).mean() > 0.7
+    assert rows < 5 * n + 20_000
+
+
+def test_a_part_of_the_shards_loads_although_the_card_states_the_size_of_the_whole(tmp_path, monkeypatch, fresh_home):
+    place = tmp_path / "hub" / "data"
+    place.mkdir(parents=True)
+    features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["a", "b"])})
+    rows = {"image": [PIL.Image.new("L", (4, 4))] * 2, "label": [0, 1]}
+    for name in ("train-00000-of-00294", "train-00001-of-00294", "validation-00000-of-00014"):
+        hf.Dataset.from_dict(rows, features).to_parquet(place / f"{name}.parquet")
+    sizes = {"train": 1281167, "validation": 50000}
+    card = "".join(f"  - name: {split}\n    num_examples: {size}\n" for split, size in sizes.items())
+    (place.parent / "README.md").write_text(f"---\ndataset_info:\n  splits:\n{card}---\n")
+    source = datasets.REGISTRY["imagenet"]
+    files = {split: source.shards[split]._replace(rows=2 * source.shards[split].files) for split in ("train", "test")}
+    own = source._replace(hub=str(place.parent), classes=source.classes._replace(count=2), shards=files)
+    found = datasets._Located("imagenet", "hub", "0", None, "0" * 40)
+    monkeypatch.setattr(datasets, "_shards_needed", lambda shards, classes, n: n)
+    assert len(datasets._load_split(own, found, "train", 1)) == 2
+    assert len(datasets._load_split(own, found, "train", 2)) == 4
+    assert len(datasets._load_split(own, found, "test", 1)) == 2
+
+
+# Digests of files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hashed(monkeypatch, fresh_home):
+    """The names of the files that are read for their digest, in a store of their own."""
+    names, compute = [], datasets.file_sha256
+    monkeypatch.setattr(datasets, "file_sha256", lambda path: names.append(path.name) or compute(path))
+    return names
+
+
+def aged(folder, seconds=60):
+    """Old files: a young one may change again unseen, so its digest is not kept."""
+    for path in folder.rglob("*.parquet"):
+        os.utime(path, (time.time() - seconds,) * 2)
+    return folder
+
+
+def test_files_are_hashed_once_and_again_when_they_change(tmp_path, hashed):
+    folder = aged(write_questions(tmp_path, ["one", "two"], ["three", "four"]))
+    first = datasets.locate("trec", str(folder)).fingerprint
+    assert sorted(hashed) == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
+    assert datasets.locate("trec", str(folder)).fingerprint == first
+    assert len(hashed) == 2
+    test = folder / "CogComp/trec/test-00000-of-00001.parquet"
+    content = bytearray(test.read_bytes())
+    content[9] ^= 1
+    test.write_bytes(content)  # as long as before
+    aged(folder, 50)
+    assert datasets.locate("trec", str(folder)).fingerprint != first
+    assert hashed[2:].count("test-00000-of-00001.parquet") == 1
+
+
+def test_another_process_finds_the_digests(tmp_path, hashed):
+    folder = aged(write_questions(tmp_path, ["one", "two"], ["three", "four"]))
+    first = datasets.locate("trec", str(folder)).fingerprint
+    code = (
+        "from invariances.zoo import datasets; datasets.file_sha256 = None; "
+        f"print(datasets.locate('trec', {str(folder)!r}).fingerprint)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == first
+
+
+def test_the_digest_of_a_file_just_written_is_not_trusted(tmp_path, hashed):
+    folder = write_questions(tmp_path, ["one", "two"], ["three", "four"])
+    path = folder / "CogComp/trec/train-00000-of-00001.parquet"
+    first = datasets.locate("trec", str(folder)).fingerprint
+    stamp = path.stat().st_mtime_ns
+    content = bytearray(path.read_bytes())
+    content[9] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stamp, stamp))  # changed within one tick of the clock
+    assert datasets.locate("trec", str(folder)).fingerprint != first
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b'{"a": 1}'], ids=str)
+def test_a_damaged_list_of_digests_costs_only_time(damage, tmp_path, hashed, fresh_home):
+    folder = aged(write_questions(tmp_path, ["one", "two"], ["three", "four"]))
+    first = datasets.locate("trec", str(folder)).fingerprint
+    (fresh_home / "checksums.json").write_bytes(damage)
+    assert datasets.locate("trec", str(folder)).fingerprint == first
+    assert len(hashed) == 4
+    assert datasets.locate("trec", str(folder)).fingerprint == first
+    assert len(hashed) == 4
+
+
+@pytest.mark.parametrize("entry", [1, None, "x", [], [1, 2], [1, 2, 3]], ids=str)
+def test_a_damaged_entry_is_not_believed(entry, tmp_path, hashed, fresh_home):
+    folder = aged(write_questions(tmp_path, ["one", "two"], ["three", "four"]))
+    first = datasets.locate("trec", str(folder)).fingerprint
+    place = fresh_home / "checksums.json"
+    place.write_text(json.dumps(dict.fromkeys(json.loads(place.read_text()), entry)))
+    assert datasets.locate("trec", str(folder)).fingerprint == first
+    assert len(hashed) == 4
+
+
+def test_a_store_that_cannot_be_written_still_finds_the_data(tmp_path, monkeypatch):
+    folder = aged(write_questions(tmp_path / "data", ["one", "two"], ["three", "four"]))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "file" / "below"))
+    assert datasets.locate("trec", str(folder)).files
+
+
+def test_keys_depend_on_content_and_neither_on_place_nor_on_time(tmp_path):
+    folder = write_questions(tmp_path / "one", ["one", "two"], ["three", "four"])
+    other = aged(Path(shutil.copytree(folder, tmp_path / "other" / "deeper")), 1000)
+    first, second = (datasets.prepare(text_view("trec", place)).key for place in (folder, other))
+    assert first == second
+
+
+def test_exchanged_splits_are_another_content(tmp_path):
+    first = write_questions(tmp_path / "first", ["one", "two"], ["three", "four"])
+    second = write_questions(tmp_path / "second", ["three", "four"], ["one", "two"])
+    assert datasets.locate("trec", str(first)).fingerprint != datasets.locate("trec", str(second)).fingerprint
+
+
 # What cannot be had ----------------------------------------------------------------------------
 
 
@@ -321,9 +675,9 @@ def test_missing_data_name_the_folder_that_was_looked_through(tmp_path):
 
 
 def test_the_hub_is_asked_only_where_no_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "hub_revision", lambda hub: "0123456789abcdef")
-    found = datasets.locate("mnist")
-    assert (found.title, found.source) == ("mnist", "hub ylecun/mnist at 0123456789ab")
+    monkeypatch.setattr(datasets, "hub_revision", lambda hub, revision: "0123456789abcdef")
+    found = datasets.locate("multi30k")
+    assert (found.title, found.source) == ("multi30k", "hub bentrevett/multi30k at 0123456789ab")
     assert (found.files, found.revision) == (None, "0123456789abcdef")
     with pytest.raises(DataError, match="missing"):
         datasets.locate("mnist", str(tmp_path))
@@ -374,10 +728,14 @@ def test_status_counts_the_rows_of_a_folder(tmp_path, monkeypatch):
     table = datasets.status().set_index("data set")
     assert dict(table.loc["trec"]) == {
         "hub id": "CogComp/trec",
+        "revision": "65752bf",
         "from": "INVARIANCES_DATA",
         "train": "1,234",
         "test": "3",
+        "classes": "6",
+        "licence": "none stated",
     }
+    assert (table.loc["multi30k", "revision"], table.loc["multi30k", "classes"]) == ("main", "-")
     assert table.loc["mnist", "from"] == "missing"
 
 
@@ -445,6 +803,74 @@ def test_a_balanced_subset_is_in_random_order():
     kept = labels[datasets.balanced_subset(labels, 100)]
     assert np.bincount(kept[:50], minlength=10).min() > 0
     assert min(len(set(ten.tolist())) for ten in kept.reshape(10, 10)) < 10  # nor one of each class in turn
+
+
+def subset_of(folder, n, seed):
+    """Which of the two letters-long texts are kept, by split."""
+    view = text_view("trec", folder, n, n, vocabulary=261, length=200, seed=seed)
+    arrays = arrays_of(view)
+    return {split: ((arrays[f"{split}_x"] != PAD["byte-bpe"]).sum(axis=1) - 3).tolist() for split in ("train", "test")}
+
+
+def test_seeds_and_splits_draw_with_generators_of_their_own(tmp_path):
+    texts = ["x" * i for i in range(1, 101)]  # the length of a text says which it is
+    folder = write_questions(tmp_path, texts, texts)
+    zero, one = (subset_of(folder, 50, seed) for seed in (0, 1))
+    drawn = [*zero.values(), *one.values()]
+    assert all(len(set(ids)) == 50 for ids in drawn)
+    for i, first in enumerate(drawn):
+        for second in drawn[:i]:
+            assert 10 < len(set(first) & set(second)) < 40  # 25 by chance
+            assert abs(np.corrcoef(first, second)[0, 1]) < 0.5
+    assert subset_of(folder, 50, 0) == zero
+
+
+def test_seeds_draw_stand_ins_of_their_own():
+    pictures = [arrays_of(image_view("mnist", "builtin", 100, 100, seed=seed))["train_x"] for seed in (0, 1)]
+    assert {x.tobytes() for x in pictures[0]} != {x.tobytes() for x in pictures[1]}
+    texts = [datasets._generated("trec", 30, 2 * seed + number)[0] for seed in (0, 1, 2) for number in (0, 1)]
+    assert texts[0] == builtin.questions(30, 0)[0]
+    assert len({tuple(text) for text in texts}) == 6
+    x = [arrays_of(text_view("trec", "builtin", 30, 30, seed=seed)) for seed in (0, 1, 2)]
+    rows = [{tuple(row) for row in arrays[f"{split}_x"].tolist()} for arrays in x for split in ("train", "test")]
+    assert all(rows[i] != rows[j] for i in range(6) for j in range(i))
+
+
+@pytest.mark.parametrize("asked", [300, 250])
+def test_a_profile_size_is_an_upper_bound(tmp_path, asked):
+    folder = write_questions(tmp_path, [f"question {i}" for i in range(300)], [f"other {i}" for i in range(7)])
+    prepared = datasets.prepare(text_view("trec", folder, n_train=asked + 100 * (asked == 300), n_test=500))
+    assert (prepared.n_train, prepared.n_test) == (asked, 7)
+    assert datasets.load(prepared.key).note["n_test"] == 7
+
+
+def test_1500_digits_are_asked_for_and_1348_are_there():
+    prepared = datasets.prepare(image_view("mnist", "builtin", 1500, 100))
+    assert (prepared.n_train, prepared.n_test) == (1348, 100)
+
+
+def test_a_class_that_is_missing_from_either_split_keeps_the_labels_of_the_others(tmp_path):
+    features = hf.Features({"text": hf.Value("string"), "coarse_label": hf.ClassLabel(names=["A", "B", "C", "D"])})
+    train = {"text": ["x", "xx", "xxx"], "coarse_label": [0, 2, 2]}
+    test = {"text": ["x", "xxxx"], "coarse_label": [0, 3]}
+    folder = write_parquet(tmp_path, "CogComp/trec", features, train=train, test=test)
+    prepared = datasets.prepare(text_view("trec", folder, vocabulary=261))
+    assert prepared.classes == ("A", "C", "D")
+    arrays = datasets.load(prepared.key).arrays
+    pairs = {
+        (int((x != PAD["byte-bpe"]).sum()) - 3, int(y))
+        for split in ("train", "test")
+        for x, y in zip(arrays[f"{split}_x"], arrays[f"{split}_y"], strict=True)
+    }
+    assert pairs == {(1, 0), (2, 1), (3, 1), (4, 2)}
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_one_class_and_one_row_are_enough(tmp_path, rows):
+    folder = write_questions(tmp_path, ["what"] * rows, ["who"] * rows, labels=[1] * rows)
+    prepared = datasets.prepare(text_view("trec", folder))
+    assert (prepared.classes, prepared.n_train, prepared.n_test) == (("B",), rows, rows)
+    assert not datasets.load(prepared.key).arrays["train_y"].any()
 
 
 def test_no_sample_is_a_data_error():
@@ -532,6 +958,74 @@ def test_byte_bpe_knows_every_character_and_wordpiece_marks_those_it_never_saw(t
     assert found == {"wordpiece": True, "byte-bpe": False}
 
 
+# empty or nothing but space, of several kinds
+BLANK = ["", " ", "\t\n", "\u3000\u00a0", "   \r\n  "]
+
+
+@pytest.mark.parametrize("tokenizer", ["wordpiece", "byte-bpe"])
+@pytest.mark.parametrize("words", [["some words", "and more"], []], ids=["some are blank", "all are blank"])
+def test_blank_texts_are_their_two_end_marks(words, tokenizer, tmp_path):
+    texts = [*words, *BLANK, None]
+    folder = write_questions(tmp_path, texts, texts)
+    for x in arrays_of(text_view("trec", folder, tokenizer=tokenizer)).values():
+        if x.ndim == 2:
+            assert x.shape == (len(texts), 16)
+            counts = (x != PAD[tokenizer]).sum(axis=1)
+            assert (counts == 2).sum() == len(BLANK) + 1  # so a mean over tokens never divides by 0
+            assert (counts[counts != 2] > 2).sum() == len(words)
+            assert (x[:, :2][counts == 2] == (CLS[tokenizer], SEP[tokenizer])).all()
+
+
+@pytest.mark.parametrize("sentence", [None, "", "  "])
+def test_blank_parallel_sentences_are_their_two_end_marks(sentence, tmp_path):
+    write_reviews(tmp_path, "en", [None] * 2, ["good", "bad"], [5, 1])
+    sentences = {"en": ["words", sentence], "de": ["x", "x"], "fr": ["x", "x"]}
+    write_parquet(tmp_path, "bentrevett/multi30k", train=sentences, test=sentences)
+    x = arrays_of(text_view("amazon-en", tmp_path, n_parallel=2))["parallel_x"]
+    assert sorted((x != PAD["byte-bpe"]).sum(axis=1))[0] == 2
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_a_length_without_room_for_a_token_is_refused(length):
+    assert "length >= 3" in message_of(text_view("trec", "builtin", length=length))
+
+
+WORLD = [
+    "😀 ok 👩‍🔬",
+    "日本語テキスト",
+    "e\u0301le\u0300ve",
+    "élève",
+    "नमस्ते",
+    "مرحبا",
+    "한국어",
+    "🇩🇪🇫🇷",
+    "\u200b\ufeff",
+    "a\u0000b",
+]
+
+
+def test_byte_bpe_has_a_token_for_every_byte_of_any_script(tmp_path):
+    folder = write_questions(tmp_path, WORLD, WORLD)
+    x = arrays_of(text_view("trec", folder, vocabulary=261, length=99))["test_x"]
+    assert not (x == 3).any()  # unknown
+    counts = sorted((x != PAD["byte-bpe"]).sum(axis=1))
+    assert counts == sorted(len(f" {text}".encode()) + 2 for text in WORLD)
+
+
+def test_wordpiece_reads_any_script_as_berts_tokenizer_does(tmp_path):
+    folder = write_questions(tmp_path, WORLD, WORLD)
+    view = text_view("trec", folder, tokenizer="wordpiece", vocabulary=2000, length=40)
+    arrays = arrays_of(view)
+    x = arrays["train_x"]
+    assert not (x == 1).any()  # every character was seen in training
+    counts = (x != PAD["wordpiece"]).sum(axis=1)
+    assert (counts == 2).sum() == 1  # nothing but characters without width
+    assert len(np.unique(x, axis=0)) == len(WORLD) - 1  # accents are dropped, however they are written
+    kanji = write_questions(tmp_path / "kanji", ["日本語", "本"], ["日本語", "本"])
+    x = arrays_of(text_view("trec", kanji, tokenizer="wordpiece", vocabulary=2000))["train_x"]
+    assert sorted((x != PAD["wordpiece"]).sum(axis=1)) == [3, 5]  # each ideograph is a word
+
+
 def test_the_tokenizer_sees_no_test_text(tmp_path):
     train = ["some words of the training text", "words again"]
     first = write_questions(tmp_path / "first", train, ["zebra zebra zebra", "zebra"])
@@ -574,6 +1068,7 @@ def test_stand_in_languages_have_equally_many_parallel_sentences():
         {"vocabulary": 401},
         {"tokenizer": "wordpiece"},
         {"n_parallel": 5},
+        {"seed": 1},
     ],
     ids=str,
 )
@@ -664,6 +1159,46 @@ def test_unusable_parquet_ends_in_one_sentence(shard, tmp_path):
     assert "\n" not in str(error.value)
     assert "train-00000-of-00001.parquet cannot be used" in str(error.value)
     assert "CogComp/trec" in str(error.value)
+
+
+@pytest.mark.parametrize("shard", [b"", b"PAR1 and no more", {"text": ["a"]}, {"text": ["a"], "coarse_label": [None]}])
+def test_an_unusable_test_split_is_named_too(shard, tmp_path):
+    message = message_of(text_view("trec", _trec_folder(tmp_path, [GOOD], [shard])))
+    assert "test-00000-of-00001.parquet cannot be used" in message
+
+
+def test_a_file_cut_in_the_middle_ends_in_one_sentence(tmp_path):
+    folder = _trec_folder(tmp_path, [{"text": [f"text {i}" for i in range(999)], "coarse_label": [0] * 999}])
+    path = tmp_path / "CogComp/trec/train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "cannot be used" in message_of(text_view("trec", folder))
+
+
+@pytest.mark.parametrize("labels", [["0", "1"], [0.5, 1.0]], ids=["text", "fractions"])
+def test_labels_that_are_no_integers_end_in_one_sentence(labels, tmp_path):
+    folder = _trec_folder(tmp_path, [{"text": ["a", "b"], "coarse_label": labels}])
+    assert "coarse_label is not of integers" in message_of(text_view("trec", folder))
+
+
+def test_a_missing_column_is_named(tmp_path):
+    folder = _trec_folder(tmp_path, [{"question": ["a"], "label": [0]}])
+    assert "has no column coarse_label, text" in message_of(text_view("trec", folder))
+
+
+def test_shards_with_other_columns_that_are_all_empty_load(tmp_path):
+    shards = [{**GOOD, "fine_label": [1, 2, 3]}, {**GOOD, "fine_label": [None] * 3}]
+    prepared = datasets.prepare(text_view("trec", _trec_folder(tmp_path, shards), 100, 100))
+    assert prepared.n_train == 6
+
+
+def test_columns_that_are_all_empty_and_not_read_do_not_matter(tmp_path):
+    columns = {"review_title": [None] * 2, "review_body": ["good", "bad"], "stars": [5, 1]}
+    write_parquet(tmp_path, "defunct-datasets/amazon_reviews_multi/en", train=columns, test=columns)
+    more = {"product_id": [None] * 2, "product_category": [None] * 2}  # of the type of nothing
+    write_parquet(tmp_path / "more", "defunct-datasets/amazon_reviews_multi/en", train=columns | more, test=columns)
+    plain, full = (arrays_of(text_view("amazon-en", place)) for place in (tmp_path, tmp_path / "more"))
+    for name in plain:
+        np.testing.assert_array_equal(plain[name], full[name])
 
 
 def test_status_shows_an_unreadable_file_as_a_row(tmp_path):

@@ -66,7 +66,7 @@ def test_between_two_units_the_caller_has_its_threads_back(three_threads):
 
 
 def test_a_unit_elsewhere_has_one_thread_whatever_its_process_has(three_threads):
-    assert workers._single_threaded(place, 1) == (1, os.getpid(), 1)
+    assert workers._work(place, 1, print) == (1, os.getpid(), 1)
     assert torch.get_num_threads() == 3
 
 

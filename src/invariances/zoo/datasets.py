@@ -10,8 +10,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,53 +23,20 @@ import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
+from tqdm import tqdm
 
 from invariances.zoo import builtin, store
 from invariances.zoo.home import data_folder, home
+from invariances.zoo.registry import REGISTRY, DataError, Shards, Source, source_named
 
-ARRAYS_VERSION = 2
+ARRAYS_VERSION = 3
 """Counted up whenever the decoded arrays would change for the same source."""
 STRICT = ConfigDict(extra="forbid")
+STREAMS = ("train", "test", "parallel")
+"""Each draws its samples with a generator of its own."""
+MANY = 3000
+"""From so many pictures on, decoding shows a progress bar."""
 
-
-class DataError(RuntimeError):
-    """A data set that cannot be had or used; the message says what, where and the remedy."""
-
-
-class Source(NamedTuple):
-    """One data set of the paper: where it is and how its columns are read."""
-
-    hub: str
-    config: str | None
-    kind: Literal["image", "text", "parallel"]
-    inputs: tuple[str, ...]
-    label: str
-    stand_in: str | None
-    """The embedded stand-in's name, if there is one."""
-
-
-def _image(hub: str, column: str, label: str) -> Source:
-    return Source(hub, None, "image", (column,), label, "digits")
-
-
-def _reviews(language: str) -> Source:
-    stand_in = f"generated {builtin.LANGUAGES[language]} reviews" if language in builtin.LANGUAGES else None
-    hub = "defunct-datasets/amazon_reviews_multi"
-    return Source(hub, language, "text", ("review_title", "review_body"), "stars", stand_in)
-
-
-REGISTRY: dict[str, Source] = {
-    "mnist": _image("ylecun/mnist", "image", "label"),
-    "fashion-mnist": _image("zalando-datasets/fashion_mnist", "image", "label"),
-    "cifar-10": _image("uoft-cs/cifar10", "img", "label"),
-    "cifar-100": _image("uoft-cs/cifar100", "img", "fine_label"),
-    "imagenet": _image("ILSVRC/imagenet-1k", "image", "label"),
-    "trec": Source("CogComp/trec", None, "text", ("text",), "coarse_label", "generated questions"),
-    "dbpedia": Source("fancyzhx/dbpedia_14", None, "text", ("title", "content"), "label", "generated questions"),
-    **{f"amazon-{language}": _reviews(language) for language in ("en", "de", "fr", "es", "ja", "zh")},
-    "multi30k": Source("bentrevett/multi30k", None, "parallel", ("en", "de", "fr"), "", "generated sentences"),
-}
-"""The paper's data sets by name, and the parallel sentences that cross-lingual anchors come from."""
 
 Tokenizer = Literal["wordpiece", "byte-bpe"]
 
@@ -89,6 +59,8 @@ class View:
     """Tokens per text; longer ones are cut, shorter ones padded."""
     n_parallel: NonNegativeInt = 0
     """Parallel sentences to encode beside the texts."""
+    seed: NonNegativeInt = 0
+    """Draws the samples, where there are more than are asked for."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -121,19 +93,6 @@ class _Located(NamedTuple):
 # Finding ---------------------------------------------------------------------------------------
 
 
-def source_named(name: str) -> Source:
-    """Look up a data set.
-
-    Raises
-    ------
-    DataError
-        If there is none of that name; the message lists the names.
-    """
-    if name not in REGISTRY:
-        raise DataError(f"unknown data set {name!r}; choose from {', '.join(REGISTRY)}")
-    return REGISTRY[name]
-
-
 def locate(name: str, data: str = "auto") -> _Located:
     """Find a data set: the embedded stand-in, a folder of Parquet, or the hub.
 
@@ -151,16 +110,14 @@ def locate(name: str, data: str = "auto") -> _Located:
         title = f"{source.stand_in} (stand-in for {name})"
         return _Located(title, "embedded in this package", f"builtin-{builtin.VERSION}", None, None)
     folder = data_folder() if data == "auto" else Path(data).expanduser().absolute()
-    files = _parquet_files(source, folder) if folder else {}
+    files = parquet_files(source, folder) if folder else {}
     absent = [split for split, shards in files.items() if not shards]
     if files and not absent:
-        digest = hashlib.sha256()
-        for path in sorted(path for shards in files.values() for path in shards):
-            digest.update(Path(path).read_bytes())
         where = "INVARIANCES_DATA" if data == "auto" else "the given folder"
-        return _Located(name, where, digest.hexdigest(), files, None)
-    revision = hub_revision(source.hub) if data == "auto" else None
-    if revision:
+        return _Located(name, where, _fingerprint(files), files, None)
+    commit = hub_revision(source.hub, source.revision) if data == "auto" else None
+    if commit:
+        revision = source.revision if source.pinned else commit
         return _Located(name, f"hub {source.hub} at {revision[:12]}", revision, None, revision)
     split = absent[0] if absent else "train"
     wanted = "/".join(filter(None, (source.hub, source.config, f"{split}-00000-of-00001.parquet")))
@@ -168,27 +125,94 @@ def locate(name: str, data: str = "auto") -> _Located:
         looked = f"there is no {wanted} under {'INVARIANCES_DATA' if data == 'auto' else folder}"
     else:
         looked = "INVARIANCES_DATA is not set"
-    hub = f", and the hub cannot be reached for {source.hub}" if data == "auto" else ""
+    at = f" at revision {source.revision[:12]}" if source.pinned else ""
+    hub = f", and the hub cannot be reached for {source.hub}{at}" if data == "auto" else ""
     raise DataError(
         f"the data set {name} is missing: {looked}{hub}; put {wanted} under a folder and set INVARIANCES_DATA to it, "
         "connect to a network, or ask for the embedded stand-ins with the parameter data=builtin"
     )
 
 
-def _parquet_files(source: Source, folder: Path) -> dict[str, list[str]]:
+def parquet_files(source: Source, folder: Path) -> dict[str, list[str]]:
+    """The Parquet files of a data set in a folder, by split; a split that is not there has none."""
     place = folder / source.hub / (source.config or "")
     return {split: [str(path) for path in sorted(place.glob(f"{split}-*.parquet"))] for split in ("train", "test")}
 
 
+def _fingerprint(files: dict[str, list[str]]) -> str:
+    """One digest for the contents of all files, whatever their place and age."""
+    known = _known_digests()
+    digests = {split: [_digest(Path(path), known) for path in shards] for split, shards in files.items()}
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(path: Path, known: dict[str, list]) -> str:
+    """The sha256 of a file, remembered for as long as its size and its time of change stay the same."""
+    state = path.stat()
+    stamp = [state.st_size, state.st_mtime_ns]
+    match known.get(str(path)):
+        case [*before, str(digest)] if before == stamp:
+            return digest
+    digest = file_sha256(path)
+    if time.time() - state.st_mtime > 2:  # a file this young may change again within one tick of its clock
+        known[str(path)] = [*stamp, digest]
+        _remember_digests(known)
+    return digest
+
+
+def _digest_list() -> Path:
+    return home() / "checksums.json"
+
+
+def _known_digests() -> dict[str, list]:
+    try:
+        known = json.loads(_digest_list().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # what cannot be read is computed anew
+    return known if isinstance(known, dict) else {}
+
+
+def _remember_digests(known: dict[str, list]) -> None:
+    """Best effort: a list that cannot be written, or that another process replaces, costs only time."""
+    with suppress(OSError):
+        home().mkdir(parents=True, exist_ok=True)
+        write_json(_digest_list(), known)
+
+
+def write_json(place: Path, content: Any) -> None:
+    """Write a file that is there as a whole or not at all, whoever else writes it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there before is still there.
+    """
+    part = place.with_name(f"{place.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @functools.cache
-def hub_revision(hub: str) -> str | None:
-    """The current revision of a hub data set, or None where the hub cannot be reached within 3 s."""
+def hub_revision(hub: str, revision: str | None) -> str | None:
+    """The commit of a hub data set that is read, or None where it cannot be had within 3 s.
+
+    A pinned commit is never exchanged for a newer one; the name of a branch is resolved.
+    """
     if not _hub_is_reachable():
         return None
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().dataset_info(hub, timeout=3).sha
+        return HfApi().dataset_info(hub, revision=revision, timeout=3).sha
     except Exception:  # unreachable, gated and withdrawn data sets all mean: not to be had here
         return None
 
@@ -214,22 +238,29 @@ def status(data: str = "auto") -> pd.DataFrame:
 
 def _status_row(name: str, data: str) -> dict[str, Any]:
     source = REGISTRY[name]
-    row = {"data set": name, "hub id": "/".join(filter(None, (source.hub, source.config)))}
-    try:
-        found = locate(name, data)
-    except DataError:
-        return {**row, "from": "missing", "train": "-", "test": "-"}
-    sizes = {"train": "?", "test": "?"}
-    if found.files:
-        import pyarrow
-        import pyarrow.parquet as parquet
+    row = {
+        "data set": name,
+        "hub id": "/".join(filter(None, (source.hub, source.config))),
+        "revision": source.revision[:7] if source.pinned else source.revision or "main",
+    }
+    sizes = {"from": "missing", "train": "-", "test": "-"}
+    with suppress(DataError):
+        sizes = _sizes(locate(name, data))
+    return {**row, **sizes, "classes": str(source.classes.count) if source.classes else "-", "licence": source.licence}
 
-        try:
-            rows = {s: sum(parquet.read_metadata(p).num_rows for p in shards) for s, shards in found.files.items()}
-        except (pyarrow.ArrowInvalid, OSError):
-            return {**row, "from": f"{found.source}, unreadable", "train": "-", "test": "-"}
-        sizes = {split: f"{n:,}" for split, n in rows.items()}
-    return {**row, "from": found.source, **sizes}
+
+def _sizes(found: _Located) -> dict[str, str]:
+    """Where it is from, and the rows of each split."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    if not found.files:
+        return {"from": found.source, "train": "?", "test": "?"}
+    try:
+        rows = {s: sum(parquet.read_metadata(p).num_rows for p in shards) for s, shards in found.files.items()}
+    except (pyarrow.ArrowInvalid, OSError):
+        return {"from": f"{found.source}, unreadable", "train": "-", "test": "-"}
+    return {"from": found.source, **{split: f"{n:,}" for split, n in rows.items()}}
 
 
 # Decoding --------------------------------------------------------------------------------------
@@ -249,6 +280,10 @@ def prepare(view: View) -> Prepared:
     if kind == "parallel":
         raise DataError(
             f"{view.dataset} has no classes of its own; it only offers parallel sentences to other data sets"
+        )
+    if view.tokenizer and view.length < 3:
+        raise DataError(
+            f"the view of {view.dataset} has no room for a token between its two end marks; use length >= 3"
         )
     if (kind == "image") != bool(view.pixels and view.channels) or (kind == "text") != bool(view.tokenizer):
         raise DataError(f"the view of {view.dataset} is no view of {kind}s; give pixels and channels, or a tokenizer")
@@ -290,6 +325,12 @@ def _decode(view: View, found: _Located) -> store.Artefact:
     for split in ("train", "test"):
         arrays[f"{split}_y"] = np.searchsorted(seen, arrays[f"{split}_y"]).astype(np.int64)
     sizes = {f"n_{split}": len(arrays.get(f"{split}_x", ())) for split in ("train", "test", "parallel")}
+    nameless = [str(label) for label in seen if int(label) not in names]
+    if nameless:
+        raise DataError(
+            f"{view.dataset} holds labels that have no name ({', '.join(nameless[:5])}); "
+            "look at its Parquet files with `invariances data --check`"
+        )
     return store.Artefact(arrays, {"classes": [names[int(label)] for label in seen], "vocabulary": vocabulary, **sizes})
 
 
@@ -301,23 +342,42 @@ def _decode_images(view: View, found: _Located) -> Decoded:
         arrays = {}
         for split, n in (("train", view.n_train), ("test", view.n_test)):
             x, y = splits[split]
-            kept = balanced_subset(y, n)
+            kept = balanced_subset(y, n, _stream(view, split))
             arrays |= {f"{split}_x": _fit_pixels(x[kept], view), f"{split}_y": y[kept]}
         return arrays, {digit: str(digit) for digit in range(10)}, 0
     source, arrays, names = REGISTRY[view.dataset], {}, {}
     for split, n in (("train", view.n_train), ("test", view.n_test)):
-        rows = _load_split(source, found, split)
+        rows = _load_split(source, found, split, n)
         labels = np.asarray(rows[source.label])
-        kept = balanced_subset(labels, n)
-        pictures = rows.select(kept)[source.inputs[0]]
-        arrays[f"{split}_x"] = np.stack([_picture(picture, view) for picture in pictures])
+        kept = balanced_subset(labels, n, _stream(view, split))
+        try:
+            arrays[f"{split}_x"] = _pictures(rows.select(kept)[source.inputs[0]], len(kept), view, split)
+        except (OSError, ValueError, AttributeError) as error:  # PIL's, and None for an empty cell
+            raise DataError(
+                f"the {split} split of {view.dataset} holds a picture that cannot be decoded; "
+                "look at its Parquet files with `invariances data --check`"
+            ) from error
         arrays[f"{split}_y"] = labels[kept]
         names = _class_names(rows, source)
     return arrays, names, 0
 
 
+def _pictures(pictures: Iterable[Any], n: int, view: View, split: str) -> np.ndarray:
+    """Decode `n` pictures one by one into one array, of shape (n, channels, pixels, pixels)."""
+    shown = tqdm(pictures, f"decoding {view.dataset} ({split})", n, disable=None if n > MANY else True)
+    decoded = np.empty((n, view.channels, view.pixels, view.pixels), np.uint8)
+    for i, picture in enumerate(shown):
+        decoded[i] = _picture(picture, view)
+    return decoded
+
+
+def _stream(view: View, split: str) -> list[int]:
+    """The seed of a split's own generator."""
+    return [view.seed, STREAMS.index(split)]
+
+
 def _picture(picture: Any, view: View) -> np.ndarray:
-    """One decoded picture as (channels, pixels, pixels); greyscale and colour are brought to one form."""
+    """One decoded picture as (channels, pixels, pixels); whatever its mode, it becomes grey or colour."""
     pixels = np.asarray(picture.convert("L" if view.channels == 1 else "RGB"))
     return _fit_pixels(np.atleast_3d(pixels).transpose(2, 0, 1)[None], view)[0]
 
@@ -341,13 +401,14 @@ def _fit_pixels(images: np.ndarray, view: View) -> np.ndarray:
 def _decode_texts(view: View, found: _Located) -> Decoded:
     source = REGISTRY[view.dataset]
     texts, arrays, names = {}, {}, {}
-    for seed, (split, n) in enumerate((("train", view.n_train), ("test", view.n_test))):
+    for split, n in (("train", view.n_train), ("test", view.n_test)):
         if found.files is None and found.revision is None:
-            texts[split], labels, names = _generated(view.dataset, n, seed)
+            # the generator knows one number: seeds of different views and splits never meet
+            texts[split], labels, names = _generated(view.dataset, n, 2 * view.seed + STREAMS.index(split))
         else:
-            rows = _load_split(source, found, split)
+            rows = _load_split(source, found, split, n)
             labels = np.asarray(rows[source.label])
-            kept = balanced_subset(labels, n)
+            kept = balanced_subset(labels, n, _stream(view, split))
             columns = rows.select(kept).to_dict()
             texts[split] = [_joined(parts) for parts in zip(*(columns[name] for name in source.inputs), strict=True)]
             labels, names = labels[kept], _class_names(rows, source)
@@ -375,35 +436,63 @@ def _parallel(view: View) -> list[str]:
     if language not in source.inputs:
         raise DataError(f"multi30k has no parallel sentences in {language!r}; choose from {', '.join(source.inputs)}")
     if found.files is None and found.revision is None:
-        return builtin.parallel_sentences(view.n_parallel, seed=0)[language]
-    rows = _load_split(source, found, "train")
-    order = np.random.default_rng(0).permutation(len(rows))[: view.n_parallel]
-    return rows.select(order)[language][:]
+        return builtin.parallel_sentences(view.n_parallel, view.seed)[language]
+    rows = _load_split(source._replace(inputs=(language,)), found, "train", view.n_parallel)
+    order = np.random.default_rng(_stream(view, "parallel")).permutation(len(rows))[: view.n_parallel]
+    return [_joined([sentence]) for sentence in rows.select(order)[language]]
 
 
-def _load_split(source: Source, found: _Located, split: str) -> Any:
+def _load_split(source: Source, found: _Located, split: str, n: int) -> Any:
+    """A split's rows; from the hub, where its files are many, as many of these as `n` samples need."""
     from datasets import disable_progress_bars, load_dataset
-    from datasets.exceptions import DatasetGenerationError
+    from datasets.exceptions import DatasetsError
 
-    disable_progress_bars()
     cache = str(home() / "datasets")
+    wanted = [*source.inputs, *filter(None, [source.label])]
     if found.files:
-        try:
-            rows = load_dataset("parquet", data_files={split: found.files[split]}, split=split, cache_dir=cache)
-        except (ValueError, OSError, DatasetGenerationError) as error:  # damaged, truncated or empty files
-            raise _unusable(source, found.files[split][0], type(error).__name__) from error
-        missing = {*source.inputs, source.label} - {"", *rows.column_names}
-        if missing:
-            raise _unusable(source, found.files[split][0], f"it has no column {', '.join(sorted(missing))}")
-        if source.label and None in rows.unique(source.label):
-            raise _unusable(source, found.files[split][0], f"its column {source.label} has empty cells")
-        return rows
-    hub_split = "validation" if source.hub == REGISTRY["imagenet"].hub and split == "test" else split
-    return load_dataset(source.hub, source.config, split=hub_split, revision=found.revision, cache_dir=cache)
+        disable_progress_bars()
+        file, said = found.files[split][0], {"path": "parquet", "data_files": {split: found.files[split]}}
+        where = f"{file} cannot be used"
+    else:
+        said = {"path": source.hub, "revision": found.revision, **_part_of_hub(source, split, n)}
+        where = f"{source.hub} at {found.revision} cannot be read from the hub"
+    remedy = f"put Parquet files in the schema of {source.hub} under INVARIANCES_DATA"
+    try:
+        rows = load_dataset(**said, split=split, cache_dir=cache)
+    except (ValueError, OSError, DatasetsError) as error:  # damaged, truncated or empty files; no access, no network
+        raise DataError(f"{where} ({type(error).__name__}); {remedy}") from error
+    missing = set(wanted) - set(rows.column_names)
+    if missing:
+        raise DataError(f"{where} (it has no column {', '.join(sorted(missing))}); {remedy}")
+    rows = rows.select_columns(wanted)
+    if source.label:
+        labels = rows.unique(source.label)
+        if None in labels:
+            raise DataError(f"{where} (its column {source.label} has empty cells); {remedy}")
+        if not all(isinstance(label, int) for label in labels):
+            raise DataError(f"{where} (its column {source.label} is not of integers); {remedy}")
+    return rows
 
 
-def _unusable(source: Source, file: str, why: str) -> DataError:
-    return DataError(f"{file} cannot be used ({why}); put a Parquet file in the schema of {source.hub} there")
+def _part_of_hub(source: Source, split: str, n: int) -> dict[str, Any]:
+    """What `load_dataset` is asked for beside the revision: everything, one folder, or the first shards."""
+    if source.shards:
+        shards = source.shards[split]
+        files = [shards.pattern.format(i) for i in range(_shards_needed(shards, source.classes.count, n))]
+        # the hub's card states the sizes of the whole, which a part cannot match
+        return {"data_files": {split: files}, "verification_mode": "no_checks"}
+    return {"data_dir": source.hub_folder} if source.hub_folder else {}
+
+
+def _shards_needed(shards: Shards, classes: int, n: int) -> int:
+    """How many files hold `n` shuffled samples evenly over the classes, rare classes included.
+
+    With m samples of each class on average the rarest of a thousand has about m - 3.5 sqrt(m), as
+    the count of one class is nearly Poisson distributed; that is to be the class's share of `n`.
+    """
+    share = math.ceil(n / classes)
+    m = ((3.5 + math.sqrt(3.5**2 + 4 * share)) / 2) ** 2
+    return min(shards.files, math.ceil(m * classes / (shards.rows / shards.files)))
 
 
 def _class_names(rows: Any, source: Source) -> dict[int, str]:
@@ -413,7 +502,7 @@ def _class_names(rows: Any, source: Source) -> dict[int, str]:
     return {int(label): str(label) for label in rows.unique(source.label)}  # stars have no other name
 
 
-def balanced_subset(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+def balanced_subset(labels: np.ndarray, n: int, seed: int | Sequence[int] = 0) -> np.ndarray:
     """Row ids of at most `n` samples, as evenly over the classes as they allow, in random order.
 
     Raises

@@ -304,13 +304,15 @@ def prune(
             if dry_run:
                 chosen += filter(unwanted, _look(a_kind, key, verify, _held(a_kind, key)))
                 continue
-            lock = FileLock(path(a_kind, key).with_suffix(".lock"))
+            lock = path(a_kind, key).with_suffix(".lock")
+            was_there = lock.is_file()
             try:
-                with lock.acquire(blocking=False):
-                    removed = list(filter(unwanted, _look(a_kind, key, verify, held=False)))
+                with FileLock(lock).acquire(blocking=False):
+                    looked = _look(a_kind, key, verify, held=False)
+                    removed = [e for e in looked if unwanted(e) and (was_there or e.files != (lock,))]
                     for place in (place for entry in removed for place in entry.files):
                         place.unlink(missing_ok=True)
-                    Path(lock.lock_file).unlink(missing_ok=True)
+                    lock.unlink(missing_ok=True)
                     chosen += removed
             except Timeout:
                 continue  # a process works on it

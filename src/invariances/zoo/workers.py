@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+REACH = 8
+"""Seconds after which a scheduler counts as out of reach."""
+EVERY = 0.5
+"""Seconds between two reports of a unit on its way."""
+
+_report: ContextVar[Callable[..., None] | None] = ContextVar("report", default=None)
+
+
+class WorkersError(RuntimeError):
+    """The workers cannot go on; the message says why and the remedy."""
 
 
 @contextmanager
@@ -35,9 +57,13 @@ def cores() -> int:
 
 
 def run(
-    unit: Callable[[Item], Result], items: Sequence[Item], label: str, processes: int | None = None
+    unit: Callable[[Item], Result],
+    items: Sequence[Item],
+    label: str,
+    processes: int | None = None,
+    size: Callable[[Item], float] | None = None,
 ) -> Iterator[Result]:
-    """Yield ``unit(item)`` for all items, in the order in which they finish, with a progress bar.
+    """Yield ``unit(item)`` for all items, in the order in which they finish, with one progress bar.
 
     One item, or one process, runs here; more run on one single-threaded process per core, or on
     the Dask cluster whose address or scheduler file ``INVARIANCES_CLUSTER`` holds.
@@ -45,52 +71,212 @@ def run(
     Parameters
     ----------
     unit : callable
-        Importable, so that a worker process can run it.
+        Importable, so that a worker process can run it. While it works it may call `advance`.
     items : sequence
     label : str
         For the progress bar.
     processes : int, optional
         Worker processes on this machine; by default one per core.
+    size : callable, optional
+        The amount of work of an item, in any unit; 1 by default. The bar's time to go rests on it.
+
+    Raises
+    ------
+    WorkersError
+        If the scheduler is out of reach or goes away, or if an item ends every worker that takes it up.
     """
     cluster = os.environ.get("INVARIANCES_CLUSTER")
     processes = min(processes or cores(), len(items))
-    bar = tqdm(total=len(items), desc=label, mininterval=1.0, disable=not items)
-    with bar:
-        for result in _here(unit, items) if processes <= 1 and not cluster else _dask(unit, items, processes, cluster):
-            bar.update()
-            yield result
+    with _Progress(label, [size(item) if size else 1 for item in items]) as progress:
+        if processes <= 1 and not cluster:
+            yield from _here(unit, items, progress)
+        else:
+            yield from _dask(unit, items, progress, processes, cluster)
 
 
-def _here(unit: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    for item in items:
-        with one_thread():
-            result = unit(item)
+def advance(amount: float, **shown: object) -> None:
+    """Say from inside a unit that it has got on; outside a `run` nothing happens.
+
+    Parameters
+    ----------
+    amount : float
+        Work done since the last call, in the unit of the run's ``size``.
+    **shown
+        What to show beside the bar, like ``loss=0.31``.
+    """
+    report = _report.get()
+    if report:
+        report(
+            amount, {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in shown.items()}
+        )
+
+
+class _Progress:
+    """The one bar of a run. What a lost worker had done counts once: an item never falls behind what it reported."""
+
+    def __init__(self, label: str, sizes: Sequence[float]) -> None:
+        self.label, self.sizes, self.done, self.finished = label, sizes, [0.0] * len(sizes), 0
+        self.lock = threading.Lock()  # reports come in on another thread
+        # a notebook's kernel is no terminal, but its front end shows the bar
+        watched = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
+        self.bar = tqdm(
+            total=sum(sizes),
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
+            mininterval=EVERY,
+            disable=not (sizes and watched),
+        )
+        self.bar.set_description_str(f"{label} 0/{len(sizes)}")
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def at(self, item: int, done: float, shown: dict[str, str]) -> None:
+        """An item has got so far."""
+        with self.lock:
+            if shown:
+                self.bar.set_postfix(shown, refresh=False)
+            self._to(item, min(done, self.sizes[item]))
+
+    def finish(self, item: int) -> None:
+        """An item is finished, whatever it reported."""
+        with self.lock:
+            self.finished += 1
+            self.bar.set_description_str(f"{self.label} {self.finished}/{len(self.sizes)}", refresh=False)
+            self._to(item, self.sizes[item])
+
+    def _to(self, item: int, done: float) -> None:
+        if done > self.done[item]:
+            self.bar.update(done - self.done[item])
+            self.done[item] = done
+
+
+def _here(unit: Callable[[Item], Result], items: Sequence[Item], progress: _Progress) -> Iterator[Result]:
+    for number, item in enumerate(items):
+        result = _work(unit, item, partial(progress.at, number))
+        progress.finish(number)
         yield result
 
 
 def _dask(
-    unit: Callable[[Item], Result], items: Sequence[Item], processes: int, cluster: str | None
+    unit: Callable[[Item], Result], items: Sequence[Item], progress: _Progress, processes: int, cluster: str | None
 ) -> Iterator[Result]:
-    from distributed import Client, LocalCluster, as_completed
+    from distributed import CancelledError, KilledWorker, as_completed
 
-    with _client(Client, LocalCluster, processes, cluster) as client:
-        futures = client.map(_single_threaded, [unit] * len(items), items, pure=False)
-        for future in as_completed(futures):
-            yield future.result()
+    topic = f"invariances-{uuid.uuid4().hex}"
+    with _client(processes, cluster) as client:
+        client.subscribe_topic(topic, lambda event: progress.at(*event[1]))
+        numbers = range(len(items))
+        futures = client.map(_elsewhere, [unit] * len(items), items, numbers, [topic] * len(items), pure=False)
+        number_of = dict(zip((future.key for future in futures), numbers, strict=True))
+        waiting = as_completed(futures)
+        del futures  # each is let go as soon as it is read
+        for future in waiting:
+            try:
+                result = future.result()
+            except KilledWorker as error:
+                raise WorkersError(
+                    f"{progress.label} stopped: one of them ended every worker process that took it up "
+                    f"({error.allowed_failures + 1} times), perhaps for lack of memory; what is finished is kept, run "
+                    "again with fewer processes or smaller parameters"
+                ) from None
+            except CancelledError:
+                raise _lost(cluster) from None
+            progress.finish(number_of[future.key])
+            yield result
+
+
+def _lost(cluster: str | None) -> WorkersError:
+    return WorkersError(
+        f"the Dask scheduler at {cluster} went away; what is finished is kept, start it again or unset "
+        "INVARIANCES_CLUSTER, and run again"
+    )
 
 
 @contextmanager
-def _client(client: type, local: type, processes: int, cluster: str | None) -> Iterator:
-    if cluster:
-        kind = "scheduler_file" if Path(cluster).is_file() else "address"
-        with client(**{kind: cluster}) as connected:
-            yield connected
+def _client(processes: int, cluster: str | None) -> Iterator[Client]:
+    """A client of the cluster that the environment names, or of one of this machine's cores."""
+    from distributed import Client, LocalCluster
+    from distributed.utils import silence_logging_cmgr
+
+    with silence_logging_cmgr(logging.CRITICAL), ExitStack() as stack:
+        if cluster:
+            yield stack.enter_context(_connected(Client, cluster))
+            return
+        quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
+        with _uninterrupted():
+            machine = LocalCluster(n_workers=processes, threads_per_worker=1, **quiet)
+            stack.callback(_close, machine)
+            client = Client(machine)
+            stack.callback(_close, client)
+        yield client
+
+
+def _connected(kind: type, cluster: str) -> Client:
+    """A client of the scheduler at an address or in a file."""
+    place = "scheduler_file" if Path(cluster).is_file() else "address"
+    try:
+        return kind(**{place: cluster}, timeout=REACH)
+    except Exception as error:  # a file may hold anything
+        raise WorkersError(
+            f"no Dask scheduler answers at {cluster} ({str(error) or 'it names none'}); start it, or set "
+            "INVARIANCES_CLUSTER to its address or file, or unset it to use this machine"
+        ) from None
+
+
+def _close(closable: Any) -> None:
+    with _uninterrupted():
+        closable.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off until the block ends; processes that start in it never see it, and are ended in order."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
         return
-    quiet = {"silence_logs": logging.ERROR, "dashboard_address": "127.0.0.1:0"}
-    with local(n_workers=processes, threads_per_worker=1, **quiet) as machine, client(machine) as connected:
-        yield connected
+    resource_tracker.ensure_running()  # which would unblock
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new threads and their processes inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
-def _single_threaded(unit: Callable[[Item], Result], item: Item) -> Result:
-    with one_thread():
-        return unit(item)
+def _work(unit: Callable[[Item], Result], item: Item, tell: Callable[[float, dict[str, str]], None]) -> Result:
+    """One item on one thread; `tell` hears how far it has got, in all."""
+    done = 0.0
+
+    def report(amount: float, shown: dict[str, str]) -> None:
+        nonlocal done
+        done += amount
+        tell(done, shown)
+
+    before = _report.set(report)
+    try:
+        with one_thread():
+            return unit(item)
+    finally:
+        _report.reset(before)
+
+
+def _elsewhere(unit: Callable[[Item], Result], item: Item, number: int, topic: str) -> Result:
+    """One item on a Dask worker; how far it has got goes back as events, not too many."""
+    from distributed import get_worker
+
+    worker, last = get_worker(), 0.0
+
+    def tell(done: float, shown: dict[str, str]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            worker.log_event(topic, (number, done, shown))
+
+    return _work(unit, item, tell)

@@ -123,6 +123,34 @@ def test_of_seeds_that_go_together_those_in_the_store_are_not_trained_again(tmp_
     assert len(stacks) == 2
 
 
+def test_a_stack_that_a_gpu_cannot_hold_is_halved(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    tried, train = [], training.train
+
+    def small_gpu(some, *rest):
+        tried.append(len(some))
+        if len(some) > 2:
+            raise torch.OutOfMemoryError
+        return train(some, *rest)
+
+    monkeypatch.setattr(training, "train", small_gpu)
+    monkeypatch.setattr(training, "together", lambda some, device: [tuple(some)])
+    recipes = seeds(count=5, epochs=0)
+    assert len(zoo.train(recipes, "cpu")) == 5
+    assert tried == [5, 2, 3, 1, 2]
+
+
+def test_a_model_that_a_gpu_cannot_hold_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+
+    def no_room(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(training, "train", no_room)
+    with pytest.raises(RuntimeError, match="run again with device=cpu or a smaller profile"):
+        zoo.train(seeds(count=1), "cpu")
+
+
 # Checkpoints -----------------------------------------------------------------------------------
 
 
@@ -207,6 +235,50 @@ def test_the_checkpoint_of_other_models_or_a_damaged_one_is_not_used(tmp_path, m
     content[len(content) // 2] ^= 1
     place.write_bytes(content)
     assert training.train(pair[:1], CPU)[0].note == expected.note
+
+
+# On a GPU --------------------------------------------------------------------------------------
+
+
+def test_data_stay_on_the_host_where_a_gpu_has_no_room(monkeypatch):
+    class Gpu:
+        type = "cuda"
+
+    tensor, went = torch.zeros(100, dtype=torch.uint8), []
+    free = [199, 200]  # popped from the end
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free.pop(), 10_000))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: went.append("device") or self)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: went.append("host") or self)
+    for device in (Gpu(), Gpu(), CPU):
+        training._placed(tensor, device)
+    assert went == ["device", "host"]
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+
+
+@needs_gpu
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_gpu_trains_a_stack_to_the_same_bits_twice_and_near_each_alone(network):
+    gpu, recipes = torch.device("cuda"), seeds(network)
+    first, second = training.train(recipes, gpu), training.train(recipes, gpu)
+    alone = [training.train([recipe], gpu)[0] for recipe in recipes]
+    for one, other, single in zip(first, second, alone, strict=True):
+        assert all(one.arrays[name].tobytes() == other.arrays[name].tobytes() for name in one.arrays)
+        np.testing.assert_allclose(one.note["losses"], single.note["losses"], rtol=0.02)  # bfloat16
+
+
+@needs_gpu
+def test_a_gpu_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    gpu, recipes = torch.device("cuda"), seeds(epochs=3, augmentation="light", optimizer="adam")
+    undisturbed = training.train(recipes, gpu)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(patch, 7)
+        training.train(recipes, gpu)
+    for one, other in zip(training.train(recipes, gpu), undisturbed, strict=True):
+        assert one.note == other.note
 
 
 # Progress --------------------------------------------------------------------------------------

@@ -70,7 +70,18 @@ def _epochs(recipes: tuple[Recipe, ...]) -> int:
 
 def _make(recipes: tuple[Recipe, ...], device: str) -> None:
     """Train in a worker; the models go through the store, not through the wire."""
-    _fetch(recipes, torch.device(device))
+    try:
+        _fetch(recipes, torch.device(device))
+        return
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        if len(recipes) == 1:
+            raise RuntimeError(
+                f"the GPU's memory does not hold a model of {recipes[0].dataset}; what is finished is kept, run again "
+                "with device=cpu or a smaller profile"
+            ) from None
+    for part in (recipes[: len(recipes) // 2], recipes[len(recipes) // 2 :]):
+        _make(part, device)
 
 
 def _fetch(recipes: tuple[Recipe, ...], device: torch.device) -> list[store.Artefact]:

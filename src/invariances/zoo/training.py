@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
@@ -75,7 +76,8 @@ def train(recipes: Sequence[Recipe], device: torch.device, advance: Advance | No
     Parameters
     ----------
     recipes : sequence of Recipe
-        Several are stacked: the same numbers as one by one up to rounding, in less time on a GPU.
+        Several are stacked: the same numbers as one by one up to rounding, in less time on a GPU. The bits of a
+        model hang on the models that it is trained with.
     device : torch.device
     advance : callable, optional
         Called as ``advance(epochs, loss=...)`` while it goes on; the epochs of all models are counted.
@@ -96,7 +98,8 @@ def train(recipes: Sequence[Recipe], device: torch.device, advance: Advance | No
         models.append(fresh_model(first, prepared).to(device))
         streams.append(torch.get_rng_state())
         orders.append(torch.Generator().manual_seed(torch.initial_seed()))
-    losses = _fit(models, first, data, streams, orders, keys, advance or (lambda epochs, **shown: None))
+    with _deterministic(device):
+        losses = _fit(models, first, data, streams, orders, keys, advance or (lambda epochs, **shown: None))
     return [_artefact(*each, data, device) for each in zip(models, recipes, losses, strict=True)]
 
 
@@ -109,6 +112,36 @@ def _artefact(
     state |= {f"spaces.{name}": space for name, space in spaces.items()}
     note = {"recipe": asdict(recipe), "scores": scores, "losses": losses, "machine": _machine(device)}
     return Artefact({name: tensor.cpu().numpy() for name, tensor in state.items()}, note)
+
+
+class Cost(NamedTuple):
+    """What training a recipe takes."""
+
+    seconds: float
+    """On one core, or on the GPU."""
+    bytes: int
+    """In the store."""
+
+
+def cost(recipe: Recipe, device: torch.device) -> Cost:
+    """What training a recipe would take here, from the time of some of its steps."""
+    prepared = datasets.load(recipe.data)
+    data = {name: torch.from_numpy(array) for name, array in prepared.arrays.items()}
+    model, plan = fresh_model(recipe, prepared).to(device), recipe.training
+    bytes_ = sum(tensor.nbytes for tensor in model.state_dict().values())
+    start = time.perf_counter()
+    codes = model.eval().encoder(inputs(data["test_x"][:CHUNK].to(device)))
+    rows = len(_pool(data)) + len(data["test_x"])
+    seconds = (time.perf_counter() - start) * rows / len(codes)
+    steps = math.ceil(len(data["train_x"]) / plan.batch_size)
+    for few in (1, min(3, steps)) if plan.epochs else ():  # the first time warms up
+        some = {name: data[name][: few * plan.batch_size] for name in ("train_x", "train_y")}
+        short = replace(recipe, training=replace(plan, epochs=1))
+        stream, order = torch.get_rng_state(), torch.Generator()
+        start = time.perf_counter()
+        _fit([model], short, {**some, "parallel_x": _pool(data)}, [stream], [order], ["cost"], lambda *_, **__: None)
+        taken = (time.perf_counter() - start) / few
+    return Cost(seconds + (taken * steps * plan.epochs if plan.epochs else 0), bytes_ + rows * codes.shape[1] * 4)
 
 
 def unpack(recipe: Recipe, artefact: Artefact) -> Trained:
@@ -322,6 +355,19 @@ def _augmentation(name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
     ]
     transform = v2.Compose(light if name == "light" else heavy)
     return lambda x: torch.cat([transform(part) for part in x.tensor_split(min(AUGMENTED_PARTS, len(x)))])
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Have a GPU add up in one order, so that the same models trained together have the same bits."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 # Spaces and scores -----------------------------------------------------------------------------

@@ -237,6 +237,10 @@ def study_family(profile: str, seeds: int, into: Path) -> None:
     table["ratio"] = table.seconds / ours
     table["models"], table["cores"] = FAMILY, workers.cores()
     table.to_csv(into / "family.csv", index=False, float_format="%.5g")
+    lines = ["| | Time over this zoo's | Accuracy | Models timed |", "| --- | --- | --- | --- |"]
+    for row in table.itertuples():
+        lines.append(f"| {row.what} | {row.ratio:.2f} × | {100 * row.accuracy:.1f} % | {row.timed} of {row.models} |")
+    (into / "family.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def study_store(profile: str, seeds: int, into: Path) -> None:

@@ -21,6 +21,7 @@ PAGES = [
     "results/stitching",
     "characteristics",
     "speed",
+    "zoo",
     "reproduce",
     "api",
     "references",

@@ -1,8 +1,13 @@
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
+from huggingface_hub import constants
 
 from invariances.paper import parameters, sections, tables
+from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS
+from invariances.zoo import datasets, pretrained
 
 
 def _plan(section, **given):
@@ -78,3 +83,62 @@ def test_saved_table_is_whole_and_leaves_no_part(tmp_path):
     path = study.save(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["initialization.csv"]
     assert len(pd.read_csv(path)) == len(study.frame)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch):
+    """Every checkpoint is here, and every view is prepared; gives the views."""
+    views = []
+
+    def prepare(view):
+        views.append(view)
+        return datasets.Prepared(f"{len(views)}", view.dataset, "here", ("0", "1"), 500, 50, view.n_parallel, 30)
+
+    monkeypatch.setattr(pretrained, "pinned", lambda name: f"{name}@0123")
+    monkeypatch.setattr(datasets, "View", lambda **given: SimpleNamespace(**{"n_parallel": 0, **given}))
+    monkeypatch.setattr(datasets, "prepare", prepare)
+    return views
+
+
+def _checkpoints(group):
+    return [recipe.network.checkpoint.removesuffix("@0123") for recipe in group.recipes.values()]
+
+
+def test_full_texts_have_one_model_for_each_checkpoint_with_its_own_tokens(checkpoints):
+    (planned,) = (p for p in _plan("initialization", profile="full", datasets="trec") if not p.not_run)
+    (group,) = planned.groups
+    assert _checkpoints(group) == list(PROFILES["full"].checkpoints["bert"])
+    assert list(group.recipes) == ["BERT 0", "BERT 1", "BERT 2"]
+    assert [view.tokenizer for view in checkpoints] == [r.network.checkpoint for r in group.recipes.values()]
+    assert [recipe.data for recipe in group.recipes.values()] == ["1", "2", "3"]
+    assert all(recipe.network.fresh for recipe in group.untrained.values())
+    assert len(set(group.all_recipes)) == 6
+    (planned,) = (p for p in _plan("initialization", profile="full", datasets="trec", seeds=2) if not p.not_run)
+    assert _checkpoints(planned.groups[0]) == list(PROFILES["full"].checkpoints["bert"][:2])
+
+
+def test_full_languages_have_their_own_checkpoint_and_conditions_of_training_none(checkpoints):
+    amazon = _plan("stitching", profile="full", datasets="amazon")[-1]
+    assert {g.variant.label: _checkpoints(g) for g in amazon.groups} == {
+        language: list(PROFILES["full"].checkpoints[language]) for language in ("en", "de", "fr")
+    }
+    batches = _plan("training", profile="full", datasets="amazon")[-1]
+    assert {r.network.family for g in batches.groups for r in g.recipes.values()} == {"bert"}
+    assert all(len(group.recipes) == PROFILES["full"].seeds for group in batches.groups)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+def test_other_profiles_train_from_scratch(checkpoints, profile):
+    for section in SECTIONS:
+        for p in _plan(section, profile=profile):
+            assert all(recipe.network.checkpoint == "" for group in p.groups for recipe in group.all_recipes)
+
+
+def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    settings = parameters.check("initialization", {"profile": "full", "datasets": "trec", "data": "builtin"})
+    reason = {p.row.name: p.not_run for p in sections.plan(settings)}["TREC"]
+    assert "bert-base-cased is missing" in reason
+    assert sections.plan_table(settings).set_index("row")["data"]["TREC"] == reason
+    with pytest.raises(pretrained.PretrainedError, match="no row of initialization can be run; the checkpoint bert"):
+        sections.run(settings)

@@ -1,7 +1,10 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import resnet18
 
+from invariances.zoo import pretrained
 from invariances.zoo.networks import build
 from invariances.zoo.recipes import Network
 
@@ -196,3 +199,54 @@ def test_weights_come_from_the_current_seed(name):
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "resnet18.safetensors"
+    torch.manual_seed(1)
+    save_file(resnet18(weights=None).state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("anchors", [0, 9])
+def test_a_pretrained_encoder_is_the_checkpoint_s_and_only_the_head_is_new(checkpoint, anchors):
+    network = Network("pretrained", checkpoint=checkpoint)
+    model = fresh(network, anchors=anchors, shape=(3, 8, 8)).train()
+    x = samples(4, (3, 8, 8))
+    assert torch.equal(model.encoder(x), pretrained.encoder(checkpoint)(x))
+    assert model.head[0].normalized_shape == (anchors or 512,)
+    assert model.head.training
+    assert not model.encoder.training
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == set(model.state_dict()) == {f"head.{name}" for name in model.head.state_dict()}
+
+
+def test_a_pretrained_model_is_restored_from_its_head_alone(checkpoint):
+    network, x = Network("pretrained", checkpoint=checkpoint), samples(4, (3, 8, 8))
+    model = fresh(network, shape=(3, 8, 8))
+    torch.manual_seed(9)
+    other = build(network, "classification", 0, (3, 8, 8), CLASSES, 0)
+    assert not torch.equal(other(x), model(x))
+    state = model.state_dict()
+    other.load_state_dict(state)
+    assert torch.equal(other(x), model(x))
+    del state["head.1.bias"]
+    with pytest.raises(RuntimeError, match=r"head\.1\.bias"):
+        other.load_state_dict(state)
+
+
+def test_a_fresh_network_of_a_checkpoint_keeps_its_weights_in_its_state(checkpoint):
+    network, x = Network("pretrained", checkpoint=checkpoint, fresh=True), samples(4, (3, 8, 8))
+    torch.manual_seed(0)
+    first, second = (build(network, "classification", 0, (3, 8, 8), CLASSES, 0) for _ in range(2))
+    assert not torch.equal(first.encoder(x), second.encoder(x))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.encoder(x), second.encoder(x))
+    with pytest.raises(RuntimeError, match="encoder"):
+        second.load_state_dict({k: v for k, v in first.state_dict().items() if not k.startswith("encoder")})
+
+
+def test_data_that_are_not_made_for_a_checkpoint_are_refused(checkpoint):
+    with pytest.raises(pretrained.PretrainedError, match="not for text"):
+        build(Network("pretrained", checkpoint=checkpoint), "classification", 0, (LENGTH,), CLASSES, VOCABULARY)

@@ -9,7 +9,9 @@ from invariances.zoo.recipes import Network, Recipe, Training
 
 CNN = Network("cnn", 3, 32, width=16)
 BERT = Network("bert", 2, 48, heads=2)
+PRETRAINED = Network("pretrained", checkpoint="minilm@53aa51172d142c89")
 RECIPE = Recipe("0" * 20, "digits", "classification", CNN, Training(3), 0)
+SIZES = ("depth", "dim", "width", "patch", "heads")
 OTHERS = {
     "data": replace(RECIPE, data="1" * 20),
     "dataset": replace(RECIPE, dataset="mnist"),
@@ -23,6 +25,8 @@ OTHERS = {
     "network.activation": replace(RECIPE, network=replace(CNN, activation="gelu")),
     "network.patch": replace(RECIPE, network=replace(CNN, patch=2)),
     "network.heads": replace(RECIPE, network=replace(CNN, heads=2)),
+    "network.checkpoint": replace(RECIPE, network=PRETRAINED),
+    "network.fresh": replace(RECIPE, network=replace(PRETRAINED, fresh=True)),
     "training.epochs": replace(RECIPE, training=Training(4)),
     "training.batch_size": replace(RECIPE, training=Training(3, batch_size=64)),
     "training.optimizer": replace(RECIPE, training=Training(3, optimizer="sgd")),
@@ -35,8 +39,8 @@ OTHERS = {
 def test_a_key_is_what_it_was():
     # The names of all stored models hang on this. If it changes on purpose, count RECIPE_VERSION up and pin anew:
     # a change without a new version would take old models for new ones, or forget them all unawares.
-    assert recipes.RECIPE_VERSION == 1
-    assert RECIPE.key("cpu-fp32") == "a65bc1e2fe37d07c8395"
+    assert recipes.RECIPE_VERSION == 2
+    assert RECIPE.key("cpu-fp32") == "4a4938e89eb895297215"
 
 
 def test_every_field_of_a_recipe_is_tried_below():
@@ -102,6 +106,32 @@ def test_untrained_is_the_same_network_with_no_epoch():
     assert RECIPE.training.epochs == 3
 
 
+def test_untrained_is_a_checkpoint_s_network_with_fresh_weights():
+    recipe = replace(RECIPE, network=PRETRAINED)
+    untrained = recipe.untrained()
+    assert untrained == replace(
+        recipe, network=replace(PRETRAINED, fresh=True), training=replace(RECIPE.training, epochs=0)
+    )
+    assert untrained.untrained() == untrained
+
+
+def test_pretrained_models_differ_by_checkpoint_and_never_by_seed_alone():
+    recipe = replace(RECIPE, network=PRETRAINED)
+    with pytest.raises(ValidationError, match="never by seed alone"):
+        replace(recipe, seed=1)
+    assert replace(recipe.untrained(), seed=1).seed == 1  # these have weights of their own
+    other = replace(recipe, network=replace(PRETRAINED, checkpoint="roberta-base"))
+    assert other.key("cpu-fp32") != recipe.key("cpu-fp32")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"task": "reconstruction"}, {"training": Training(3, augmentation="light")}], ids=str
+)
+def test_codes_that_are_made_once_are_neither_decoded_nor_augmented(wrong):
+    with pytest.raises(ValidationError, match="codes are made once"):
+        replace(RECIPE, network=PRETRAINED, **wrong)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 6])
 def test_a_cnn_has_depth_3_or_5(depth):
     with pytest.raises(ValidationError, match="depth 3 or 5"):
@@ -118,6 +148,13 @@ def test_a_cnn_has_depth_3_or_5(depth):
         ({"family": "vit", "depth": 2, "dim": 48, "heads": 4}, "patch size"),
         ({"family": "mlp", "depth": 3, "dim": 32, "width": 16}, "family"),
         ({"family": "cnn", "depth": 3, "dim": 0, "width": 16}, "dim"),
+        ({"family": "bert", "dim": 48, "heads": 2}, "depth and a dim"),
+        ({"family": "bert", "depth": 2, "heads": 2}, "depth and a dim"),
+        ({"family": "bert", "depth": 2, "dim": -48, "heads": 2}, "dim"),
+        ({"family": "pretrained"}, "has a checkpoint"),
+        *(({"family": "pretrained", "checkpoint": "x", size: 1}, "no sizes") for size in SIZES),
+        ({"family": "bert", "depth": 2, "dim": 48, "heads": 2, "checkpoint": "x"}, "only a pretrained"),
+        ({"family": "bert", "depth": 2, "dim": 48, "heads": 2, "fresh": True}, "only a pretrained"),
         ({"family": "cnn", "depth": 3, "dim": 32, "width": 16, "activation": "tanh"}, "activation"),
         ({"family": "cnn", "depth": 3, "dim": 32, "width": 16, "dropout": 0.1}, "dropout"),
     ],

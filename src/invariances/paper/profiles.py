@@ -6,7 +6,7 @@ real data, ``full`` is for GPUs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -29,7 +29,7 @@ class Profile:
     length: dict[str, int]
     """Tokens per text by data set, "" for the others."""
     epochs: dict[str, int]
-    """By what is trained: cnn, vit, autoencoder, text."""
+    """By what is trained: cnn, vit, autoencoder, text, and head for the classifier on a frozen encoder."""
     batch_size: dict[str, int]
     """By the same."""
     lr: dict[str, float]
@@ -38,6 +38,8 @@ class Profile:
     """Of classifiers, by data set; none of the others."""
     networks: dict[str, dict[str, Any]]
     """Fields of a zoo `Network` by the names that the paper's rows use."""
+    checkpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Pretrained encoders, one a model, by the same names, or by language where languages are compared."""
 
 
 def _networks(cnn: dict, vit_small: dict, vit_base: dict, text: dict) -> dict[str, dict[str, Any]]:
@@ -113,9 +115,9 @@ PROFILES: dict[str, Profile] = {
             pixels_imagenet=224,
             vocabulary=30_000,
             length={"": 256, "trec": 64},
-            epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10},
-            batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32},
-            lr={"cnn": 1e-3, "vit": 5e-4, "autoencoder": 5e-4, "text": 5e-5},
+            epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10, "head": 10},
+            batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32, "head": 32},
+            lr={"cnn": 1e-3, "vit": 5e-4, "autoencoder": 5e-4, "text": 5e-5, "head": 1e-3},
             augmentation={"cifar-10": "light", "cifar-100": "light"},
             networks=_networks(
                 cnn={"width": 64, "dim": 512},
@@ -123,6 +125,13 @@ PROFILES: dict[str, Profile] = {
                 vit_base={"depth": 12, "dim": 768, "heads": 12, "patch": 4},
                 text={"depth": 12, "dim": 768, "heads": 12},
             ),
+            checkpoints={
+                "bert": ("bert-base-cased", "bert-base-uncased", "google/electra-base-discriminator"),
+                "roberta": ("roberta-base", "FacebookAI/xlm-roberta-base"),
+                "en": ("roberta-base",),
+                "de": ("deepset/gbert-base",),
+                "fr": ("ClassCat/roberta-base-french",),
+            },
         ),
     )
 }

@@ -16,7 +16,8 @@ from invariances.alignment import align
 from invariances.paper.parameters import ParameterError, Settings
 from invariances.paper.rows import INVARIANCES, ROWS, Row, Variant
 from invariances.stitching import Codes, Stitchable, stitch
-from invariances.zoo import datasets, training, workers
+from invariances.zoo import datasets, pretrained, training, workers
+from invariances.zoo.pretrained import PretrainedError
 from invariances.zoo.recipes import Network, Recipe, Training
 from invariances.zoo.training import ANCHOR_POOL, Trained
 
@@ -28,10 +29,11 @@ STITCHED = ("absolute", "relative", "affine", "orthogonal")
 
 
 class Group(NamedTuple):
-    """The models of one variant, one per seed."""
+    """The models of one variant, one per seed or pretrained checkpoint."""
 
     variant: Variant
     prepared: datasets.Prepared
+    """The first model's; those of other checkpoints differ by their token ids alone."""
     anchors: int
     recipes: dict[str, Recipe]
     """By model name, e.g. "CNN-3 0"."""
@@ -102,24 +104,46 @@ def _plan_row(row: Row, settings: Settings) -> PlannedRow:
         return PlannedRow(row, (), "not among the data sets of this run")
     data = settings.value("data")
     kept = [v for v in row.variants if data != "builtin" or datasets.REGISTRY[v.dataset].stand_in]
-    return PlannedRow(row, tuple(_plan_group(variant, settings) for variant in kept), "")
+    try:
+        return PlannedRow(row, tuple(_plan_group(variant, settings) for variant in kept), "")
+    except PretrainedError as error:
+        return PlannedRow(row, (), str(error))
 
 
 def _plan_group(variant: Variant, settings: Settings) -> Group:
-    network = Network(**settings.sizes.networks[variant.network])
-    prepared = datasets.prepare(_view(variant, network, settings))
+    networks = _networks(variant, settings)
+    prepared_for = [datasets.prepare(_view(variant, network, settings)) for network in networks]
+    prepared = prepared_for[0]
     if settings.samples and prepared.n_train < settings.samples:
         raise ParameterError(
             f"parameter samples is {settings.samples}, but {prepared.title} has {prepared.n_train} training samples "
             "here; give at most so many"
         )
     anchors = _anchor_count(prepared, settings)
-    base = Recipe(prepared.key, prepared.title, variant.task, network, _training(variant, network, settings), 0)
-    seeds = range(settings.value("seeds"))
-    recipes = {f"{variant.label} {seed}": replace(base, seed=seed) for seed in seeds}
-    untrained = {f"{variant.label} {seed}": replace(base, seed=seed).untrained() for seed in seeds[:UNTRAINED]}
+    bases = [
+        Recipe(own.key, own.title, variant.task, network, _training(variant, network, settings), 0)
+        for own, network in zip(prepared_for, networks, strict=True)
+    ]
+    if networks[0].family != "pretrained":
+        bases = [replace(bases[0], seed=seed) for seed in range(settings.value("seeds"))]
+    recipes = {f"{variant.label} {i}": recipe for i, recipe in enumerate(bases)}
+    untrained = {f"{variant.label} {i}": recipe.untrained() for i, recipe in enumerate(bases[:UNTRAINED])}
     relative = {name: replace(recipe, anchors=anchors) for name, recipe in recipes.items()}
     return Group(variant, prepared, anchors, recipes, untrained, relative if settings.section == "stitching" else {})
+
+
+def _networks(variant: Variant, settings: Settings) -> list[Network]:
+    """The one network whose seeds are compared, or one pretrained network for each model.
+
+    Conditions of training are compared from scratch: a frozen encoder does not feel them.
+    """
+    sizes = settings.sizes
+    if not variant.training:
+        names = sizes.checkpoints.get(variant.label) or sizes.checkpoints.get(variant.network, ())
+        if names:
+            chosen = names[: settings.value("seeds")]
+            return [Network("pretrained", checkpoint=pretrained.pinned(name)) for name in chosen]
+    return [Network(**sizes.networks[variant.network])]
 
 
 def _view(variant: Variant, network: Network, settings: Settings) -> datasets.View:
@@ -132,8 +156,8 @@ def _view(variant: Variant, network: Network, settings: Settings) -> datasets.Vi
     crosses = settings.section == "stitching" and source.config is not None
     return datasets.View(
         **common,
-        tokenizer="byte-bpe" if network.family == "roberta" else "wordpiece",
-        vocabulary=sizes.vocabulary,
+        tokenizer=network.checkpoint or ("byte-bpe" if network.family == "roberta" else "wordpiece"),
+        vocabulary=0 if network.checkpoint else sizes.vocabulary,
         length=sizes.length.get(variant.dataset, sizes.length[""]),
         n_parallel=sizes.n_parallel if crosses else 0,
     )
@@ -149,7 +173,7 @@ def _anchor_count(prepared: datasets.Prepared, settings: Settings) -> int:
 
 
 def _training(variant: Variant, network: Network, settings: Settings) -> Training:
-    kinds = {"cnn": "cnn", "vit": "vit", "bert": "text", "roberta": "text"}
+    kinds = {"cnn": "cnn", "vit": "vit", "bert": "text", "roberta": "text", "pretrained": "head"}
     kind = "autoencoder" if variant.task == "reconstruction" else kinds[network.family]
     sizes = settings.sizes
     epochs = sizes.epochs[kind] if settings.epochs is None else settings.epochs
@@ -190,7 +214,7 @@ def run(settings: Settings) -> Study:
 
     Raises
     ------
-    DataError, ParameterError, StoreError
+    DataError, ParameterError, PretrainedError, StoreError
         Each with one sentence that says what to do.
     """
     planned = plan(settings)
@@ -210,6 +234,9 @@ def run(settings: Settings) -> Study:
         if settings.section == "architecture":
             frames += _all_architectures(list(results.values()), settings)
     not_run = {row.row.name: row.not_run for row in planned if row.not_run}
+    if not frames:
+        reason = next(row.not_run for row in planned if row.row.dataset in settings.chosen_datasets)
+        raise PretrainedError(f"no row of {settings.section} can be run; {reason}")
     frame = pd.concat(frames, ignore_index=True)
     return Study(settings, frame, results, not_run)
 

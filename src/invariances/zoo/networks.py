@@ -1,16 +1,20 @@
 """The networks: an encoder that makes codes, and a head that reads them.
 
-Encoders are small convolutional networks, torchvision's vision transformer, and transformers'
-BERT and RoBERTa from scratch. Heads start with LayerNorm, never with statistics of the batch, so
-that what a head answers for a sample does not depend on its neighbours.
+Encoders are small convolutional networks, torchvision's vision transformer, transformers' BERT and
+RoBERTa from scratch, and pretrained ones, which stay as they are. Heads start with LayerNorm, never
+with statistics of the batch, so that what a head answers for a sample does not depend on its
+neighbours.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
 
 from invariances.transforms import relative
+from invariances.zoo import pretrained
 from invariances.zoo.recipes import Network
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
@@ -40,7 +44,7 @@ class Model(nn.Module):
 
 
 def build(network: Network, task: str, anchors: int, shape: tuple[int, ...], classes: int, vocabulary: int) -> Model:
-    """Build a model with fresh weights.
+    """Build a model with fresh weights; a pretrained encoder has its own, which stay out of the model's state.
 
     Parameters
     ----------
@@ -52,12 +56,21 @@ def build(network: Network, task: str, anchors: int, shape: tuple[int, ...], cla
         (channels, pixels, pixels) of a picture, (length,) of a text.
     classes, vocabulary : int
         Of the data set.
+
+    Raises
+    ------
+    PretrainedError
+        If a checkpoint cannot be had, or the data set is not made for it.
     """
-    width = anchors or network.dim
-    encoders = {"cnn": _cnn, "vit": _vit, "bert": _text, "roberta": _text}
+    encoders = {"cnn": _cnn, "vit": _vit, "bert": _text, "roberta": _text, "pretrained": _pretrained}
     encoder = encoders[network.family](network, shape, vocabulary)
+    width = anchors or (encoder.dim if network.family == "pretrained" else network.dim)
     head = _decoder(network, width, shape) if task == "reconstruction" else _classifier(width, classes)
-    return Model(encoder, head)
+    model = Model(encoder, head)
+    if network.family == "pretrained" and not network.fresh:
+        model.register_state_dict_post_hook(_without_encoder)
+        model.register_load_state_dict_post_hook(_encoder_is_not_missing)
+    return model
 
 
 def _classifier(width: int, classes: int) -> nn.Module:
@@ -160,3 +173,26 @@ class _TextEncoder(nn.Module):
 
 def _text(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn.Module:
     return _TextEncoder(network, shape[0], vocabulary)
+
+
+def _pretrained(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn.Module:
+    """A checkpoint's encoder, for data that were made for it."""
+    name = network.checkpoint
+    kind = "text" if len(shape) == 1 else "vision"
+    if pretrained.named(name).kind != kind:
+        raise pretrained.PretrainedError(f"the checkpoint {name} is not for {kind}; give one that is")
+    if kind == "text" and pretrained.tokenizer(name, shape[0]).get_vocab_size() != vocabulary:
+        raise pretrained.PretrainedError(
+            f"the texts are not encoded by the tokenizer of {name}; prepare them with tokenizer={name}"
+        )
+    return pretrained.encoder(name, network.fresh)
+
+
+def _without_encoder(model: Model, state: dict[str, torch.Tensor], prefix: str, metadata: object) -> None:
+    """Keep another's weights out of the store: the checkpoint has them, and its digest says which they are."""
+    for name in [name for name in state if name.startswith(f"{prefix}encoder.")]:
+        del state[name]
+
+
+def _encoder_is_not_missing(model: Model, result: Any) -> None:
+    result.missing_keys[:] = [name for name in result.missing_keys if not name.startswith("encoder.")]

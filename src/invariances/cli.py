@@ -73,8 +73,14 @@ def run(
     settings = check(section, given)
     if dry_run:
         from invariances.paper.sections import plan_table
+        from invariances.zoo.workers import cores
 
-        typer.echo(plan_table(settings).to_string(index=False))
+        table = plan_table(settings)
+        typer.echo(table.to_string(index=False, float_format="{:.1f}".format))
+        typer.echo(
+            f"\nTo train: {table['to train'].sum()} models, about {table['core minutes'].sum() / cores():.1f} minutes "
+            f"on {cores()} cores that do nothing else, and {table['MB'].sum():.0f} MB in the store."
+        )
         return
     typer.echo(f"{run_section(section, given, into, progress=not quiet)}")
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from invariances import zoo
 from invariances.zoo import datasets, store, training, workers
 from invariances.zoo.datasets import View
-from invariances.zoo.networks import build
+from invariances.zoo.networks import Model, build
 from invariances.zoo.recipes import Network, Recipe, Training
 from invariances.zoo.stacking import FAMILIES, Stacked
 
@@ -40,9 +42,14 @@ def test_stacked_models_answer_as_each_alone_and_keep_the_same_statistics(networ
     alone, stacked = models(network, anchors=anchors), Stacked(models(network, anchors=anchors)).train(mode)
     x = torch.rand(3, 20, 1, 8, 8, dtype=torch.float64)
     a = torch.rand(6, 1, 8, 8, dtype=torch.float64) if anchors else None
-    answers = stacked(x, a)
+    codes = stacked.embed_anchors(a) if anchors else None
+    answers = stacked(x, codes)
     for i, model in enumerate(alone):
-        torch.testing.assert_close(answers[i], model.train(mode)(x[i], a), rtol=1e-8, atol=1e-10)
+        model.train(mode)
+        own = model.embed_anchors(a) if anchors else None
+        if anchors:
+            torch.testing.assert_close(codes[i], own, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(answers[i], model(x[i], own), rtol=1e-8, atol=1e-10)
     apart = models(network, anchors=anchors)
     stacked.unstack(apart)
     for one, other in zip(apart, alone, strict=True):
@@ -205,6 +212,16 @@ def test_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, monkeyp
         for name, array in other.arrays.items():
             assert one.arrays[name].tobytes() == array.tobytes(), name
     assert len(done) == 15 - steps  # nothing was done twice
+
+
+def test_anchors_are_embedded_anew_every_few_steps(monkeypatch):
+    codes, embed = [], Model.embed_anchors
+    monkeypatch.setattr(Model, "embed_anchors", lambda self, x: codes.append(embed(self, x)) or codes[-1])
+    monkeypatch.setattr(training, "ANCHOR_STEPS", 2)
+    training.train(seeds(count=1, anchors=20, lr=0.05), CPU)  # five steps an epoch, two epochs
+    assert len(codes) == 6
+    assert all(one.shape == (20, 16) for one in codes)
+    assert all((one - other).abs().max() > 1e-4 for one, other in itertools.pairwise(codes))
 
 
 def test_a_finished_model_leaves_no_checkpoint(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from invariances import zoo
 from invariances.alignment import align
@@ -184,12 +185,19 @@ def _training(variant: Variant, network: Network, settings: Settings) -> Trainin
 
 
 def plan_table(settings: Settings) -> pd.DataFrame:
-    """What a run would train: one line per row, with the data it would use."""
-    device = zoo.device_named(settings.device)
-    lines = []
-    for planned in plan(settings):
-        recipes = list(dict.fromkeys(recipe for group in planned.groups for recipe in group.all_recipes))
-        stored = sum(zoo.in_store(recipe, device) for recipe in recipes)
+    """What a run would train, how long and how large: one line per row, with the data it would use.
+
+    Minutes are those of one core (or of the GPU), from the time of some steps of each kind of model; a model that
+    two rows share is counted in the first.
+    """
+    device, kinds, seen, lines = zoo.device_named(settings.device), {}, set(), []
+    for planned in tqdm(plan(settings), "timing some steps", disable=None):
+        recipes = {recipe for group in planned.groups for recipe in group.all_recipes} - seen
+        seen |= recipes
+        todo = [recipe for recipe in recipes if not zoo.in_store(recipe, device)]
+        for kind in {replace(recipe, seed=0) for recipe in todo} - kinds.keys():
+            kinds[kind] = zoo.cost(kind, device)
+        costs = [kinds[replace(recipe, seed=0)] for recipe in todo]
         first = planned.groups[0] if planned.groups else None
         lines.append(
             {
@@ -200,7 +208,9 @@ def plan_table(settings: Settings) -> pd.DataFrame:
                 "test samples": first.prepared.n_test if first else 0,
                 "anchors": first.anchors if first else 0,
                 "models": len(recipes),
-                "to train": len(recipes) - stored,
+                "to train": len(todo),
+                "core minutes": sum(cost.seconds for cost in costs) / 60,
+                "MB": sum(cost.bytes for cost in costs) / 2**20,
             }
         )
     return pd.DataFrame(lines)

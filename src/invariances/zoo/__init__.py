@@ -63,6 +63,12 @@ def in_store(recipe: Recipe, device: torch.device) -> bool:
     return store.has("models", recipe.key(training.numerics(device)))
 
 
+def cost(recipe: Recipe, device: torch.device) -> training.Cost:
+    """What training a recipe would take here, from the time of some of its steps, on one core or on the GPU."""
+    with workers.one_thread():
+        return training.cost(recipe, device)
+
+
 def _epochs(recipes: tuple[Recipe, ...]) -> int:
     """Work in a group of recipes, as the progress bar counts it."""
     return sum(max(recipe.training.epochs, 1) for recipe in recipes)

@@ -29,16 +29,16 @@ class Model(nn.Module):
         self.head = head
 
     def forward(self, x: torch.Tensor, anchors: torch.Tensor | None = None) -> torch.Tensor:
-        """Answer for inputs `x`; with `anchors`, inputs too, the head reads similarities to their codes."""
+        """Answer for inputs `x`; with `anchors`, codes of shape (k, d), the head reads similarities to them."""
         codes = self.encoder(x)
-        return self.head(codes if anchors is None else relative(codes, self._anchor_codes(anchors)))
+        return self.head(codes if anchors is None else relative(codes, anchors))
 
-    def _anchor_codes(self, anchors: torch.Tensor) -> torch.Tensor:
-        """The anchors, embedded anew by the encoder as it is, in evaluation mode and without gradient."""
+    @torch.no_grad()
+    def embed_anchors(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes by the encoder as it is now, in evaluation mode and without gradient."""
         was_training = self.encoder.training
         self.encoder.eval()
-        with torch.no_grad():
-            codes = self.encoder(anchors)
+        codes = self.encoder(x)
         self.encoder.train(was_training)
         return codes
 

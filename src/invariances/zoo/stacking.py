@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -38,13 +39,25 @@ class Stacked(nn.Module):
         return super().train(mode)
 
     def forward(self, x: torch.Tensor, anchors: torch.Tensor | None = None) -> torch.Tensor:
-        """Answer for `x` of shape (models, n, ...); all models share the inputs of the `anchors`."""
-        state = [{self._names[name]: t for name, t in part} for part in (self.named_parameters(), self.named_buffers())]
+        """Answer for `x` of shape (models, n, ...), with `anchors` of shape (models, k, d)."""
+        if anchors is None:
+            return torch.vmap(partial(functional_call, self.skeleton))(self._state(), x)
+        return torch.vmap(lambda *given: functional_call(self.skeleton, given[0], given[1:]))(self._state(), x, anchors)
 
-        def one(parameters: dict, buffers: dict, x: torch.Tensor) -> torch.Tensor:
-            return functional_call(self.skeleton, (parameters, buffers), (x, anchors))
+    @torch.no_grad()
+    def embed_anchors(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes of the same inputs by every model, shape (models, k, d)."""
+        encoder = self.skeleton.encoder
+        own = {name.removeprefix("encoder."): t for name, t in self._state().items() if name.startswith("encoder.")}
+        was_training = encoder.training
+        encoder.eval()
+        codes = torch.vmap(partial(functional_call, encoder), in_dims=(0, None))(own, x)
+        encoder.train(was_training)
+        return codes
 
-        return torch.vmap(one)(*state, x)
+    def _state(self) -> dict[str, torch.Tensor]:
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        return {self._names[name]: tensor for name, tensor in tensors}
 
     def unstack(self, models: Sequence[Model]) -> None:
         """Write every model's own part back into it."""

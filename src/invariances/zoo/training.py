@@ -34,6 +34,8 @@ CLIP = 10.0
 """Bound on the norm of a model's gradient, as in the lineage."""
 CHECKPOINT_SECONDS = 120.0
 """How much of a training a fault may cost."""
+ANCHOR_STEPS = 10
+"""Steps after which anchors are embedded anew: in every step they would cost more than all else."""
 AUGMENTED_PARTS = 16
 """Parts of a batch that are augmented apart: torchvision draws once for all pictures that it is given."""
 
@@ -129,18 +131,19 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
     data = {name: torch.from_numpy(array) for name, array in prepared.arrays.items()}
     model, plan = fresh_model(recipe, prepared).to(device), recipe.training
     bytes_ = sum(tensor.nbytes for tensor in model.state_dict().values())
-    start = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time  # what others do on the cores is left out
+    start = clock()
     codes = model.eval().encoder(inputs(data["test_x"][:CHUNK].to(device)))
     rows = len(_pool(data)) + len(data["test_x"])
-    seconds = (time.perf_counter() - start) * rows / len(codes)
+    seconds = (clock() - start) * rows / len(codes)
     steps = math.ceil(len(data["train_x"]) / plan.batch_size)
     for few in (1, min(3, steps)) if plan.epochs else ():  # the first time warms up
         some = {name: data[name][: few * plan.batch_size] for name in ("train_x", "train_y")}
         short = replace(recipe, training=replace(plan, epochs=1))
         stream, order = torch.get_rng_state(), torch.Generator()
-        start = time.perf_counter()
+        start = clock()
         _fit([model], short, {**some, "parallel_x": _pool(data)}, [stream], [order], ["cost"], lambda *_, **__: None)
-        taken = (time.perf_counter() - start) / few
+        taken = (clock() - start) / few
     return Cost(seconds + (taken * steps * plan.epochs if plan.epochs else 0), bytes_ + rows * codes.shape[1] * 4)
 
 
@@ -196,7 +199,7 @@ def _fit(
     network.train()
     optimizer = _optimizer(network, plan)
     augment = _augmentation(plan.augmentation)
-    anchors = inputs(_pool(data)[: recipe.anchors].to(device)) if recipe.anchors else None
+    anchor_inputs = inputs(_pool(data)[: recipe.anchors].to(device))
     steps = [s for s in torch.arange(len(x)).split(plan.batch_size) if len(s) > 1]  # BatchNorm needs two samples
     run = _Run(
         network,
@@ -217,10 +220,12 @@ def _fit(
             pictures = inputs(batch if augment is None else run.drawn(augment, batch))
             if recipe.task == "reconstruction":
                 target = inputs(batch)
+            if recipe.anchors and run.step % ANCHOR_STEPS == 0:
+                run.anchors = network.embed_anchors(anchor_inputs)
             for group in optimizer.param_groups:
                 group["lr"] = plan.lr * _rate(plan.schedule, (epoch + run.step / len(steps)) / plan.epochs)
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                outputs = network(pictures[0], anchors)[None] if alone else network(pictures, anchors)
+                outputs = network(pictures[0], run.anchors)[None] if alone else network(pictures, run.anchors)
             losses = _losses(recipe.task, outputs, target)
             optimizer.zero_grad(set_to_none=True)
             losses.sum().backward()
@@ -259,6 +264,8 @@ class _Run:
     step: int = 0
     epoch_orders: list[torch.Tensor] = field(default_factory=list)
     """States of `orders` at the start of the epoch."""
+    anchors: torch.Tensor | None = None
+    """Codes of the anchors, as they were embedded last."""
 
     def drawn(self, augment: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
         """Every model's pictures, augmented from its own stream, so that no model's draws depend on another."""
@@ -277,7 +284,8 @@ class _Run:
             arrays |= {f"optimizer.{i}.{name}": value for name, value in self.optimizer.state[parameter].items()}
         for i, states in enumerate(zip(self.streams, self.epoch_orders, strict=True)):
             arrays |= {f"stream.{i}": states[0], f"order.{i}": states[1]}
-        arrays = {name: tensor.cpu().numpy() for name, tensor in {**arrays, "losses": self.losses}.items()}
+        arrays |= {"losses": self.losses} | ({} if self.anchors is None else {"anchors": self.anchors})
+        arrays = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
         store.save("checkpoints", keys[0], Artefact(arrays, {"models": keys, "epoch": self.epoch, "step": self.step}))
 
     def resume(self, keys: list[str]) -> None:
@@ -299,6 +307,7 @@ class _Run:
             self.streams[i] = arrays[f"stream.{i}"]
             order.set_state(arrays[f"order.{i}"])
         self.losses.copy_(arrays["losses"])
+        self.anchors = arrays["anchors"].to(self.losses.device) if "anchors" in arrays else None
         self.epoch, self.step = found.note["epoch"], found.note["step"]
 
 

@@ -184,12 +184,12 @@ def test_pictures_that_are_not_there_or_damaged_are_counted(folder, picture, sai
 
 
 def test_a_seeded_sample_over_all_shards_is_decoded(folder, monkeypatch):
-    # 4,000 pictures in two shards, in row groups and batches of many rows
+    # 6,000 pictures in two shards; each is read in several batches
     shards = [MNIST.replace("00000-of-00001", f"0000{i}-of-00002") for i in range(2)]
     (folder / MNIST).unlink()
     for i, shard in enumerate(shards):
-        content = [{"bytes": f"{i}-{row}".encode(), "path": None} for row in range(2000)]
-        write(folder, shard, {"image": content, "label": [0] * 2000}, DIGITS)
+        content = [{"bytes": f"{i}-{row}".encode(), "path": None} for row in range(3000)]
+        write(folder, shard, {"image": content, "label": [0] * 3000}, DIGITS)
     drawn = []
     monkeypatch.setattr(checks, "_decodes", lambda content: drawn.append(content) or True)
     report = checks.check(folder)
@@ -199,7 +199,7 @@ def test_a_seeded_sample_over_all_shards_is_decoded(folder, monkeypatch):
     per_shard = [sum(content.startswith(f"{i}-".encode()) for content in numbers) for i in range(2)]
     assert min(per_shard) > 25
     rows = np.array([int(content[2:]) for content in numbers])
-    assert min(np.histogram(rows, 4, (0, 2000))[0]) > 5
+    assert min(np.histogram(rows, 4, (0, 3000))[0]) > 5
     assert rows_of(report).loc["mnist", "pictures decoded"] == str(checks.PICTURES + 2)
     before = list(drawn)
     drawn.clear()

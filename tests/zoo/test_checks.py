@@ -106,9 +106,9 @@ def test_data_as_they_should_be_have_no_problem(folder):
     rows = rows_of(report)
     assert set(rows.index) == set(REGISTRY)
     for name in ("trec", "mnist", "amazon-en"):
-        assert tuple(rows.loc[name, ["train", "test", "result"]]) == ("2", "2", "ok")
+        assert tuple(rows.loc[name, ["train", "test", "contents"]]) == ("2", "2", "ok")
     assert rows.loc["mnist", "pictures decoded"] == "4"
-    assert rows.loc["dbpedia", "result"] == "not there"
+    assert rows.loc["dbpedia", "contents"] == "not there"
     assert report.manifest.startswith("there is none")
 
 
@@ -135,7 +135,7 @@ def test_what_is_wrong_with_questions_is_one_line(folder, changed, features, sai
     problem = [line for line in checks.check(folder).problems if said in line]
     assert len(problem) == 1
     assert problem[0].startswith(f"{TREC}: ")
-    assert rows_of(checks.check(folder)).loc["trec", "result"].endswith("wrong")
+    assert rows_of(checks.check(folder)).loc["trec", "contents"].endswith("wrong")
 
 
 @pytest.mark.parametrize("column", QUESTIONS)

@@ -167,7 +167,7 @@ def _check_data_set(name: str, source: Source, folder: Path) -> tuple[dict[str, 
     files = parquet_files(source, folder)
     absent = [split for split, shards in files.items() if not shards]
     if len(absent) == len(files):
-        return {"data set": name, "train": "-", "test": "-", "pictures decoded": "-", "result": "not there"}, []
+        return {"data set": name, "train": "-", "test": "-", "pictures decoded": "-", "contents": "not there"}, []
     problems = [f"{name}: there is no {split} split" for split in absent]
     sizes, decoded = {}, 0
     for split, shards in files.items():
@@ -187,7 +187,7 @@ def _check_data_set(name: str, source: Source, folder: Path) -> tuple[dict[str, 
         "data set": name,
         **{split: f"{n:,}" for split, n in sizes.items()},
         "pictures decoded": f"{decoded:,}" if source.kind == "image" else "-",
-        "result": f"{len(problems)} wrong" if problems else "ok",
+        "contents": f"{len(problems)} wrong" if problems else "ok",
     }
     return row, problems
 

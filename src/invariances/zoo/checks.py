@@ -105,12 +105,15 @@ def _manifest(folder: Path) -> tuple[str, dict[str, Listed]]:
     place = folder / MANIFEST
     if place.is_file():
         try:
-            return MANIFEST, TypeAdapter(dict[str, Listed]).validate_json(place.read_bytes())
+            listed = TypeAdapter(dict[str, Listed]).validate_json(place.read_bytes())
         except ValidationError as error:
             raise DataError(
                 f"{place} is no list of files with their sha256, bytes and rows; "
                 "write it anew with `invariances data --manifest`"
             ) from error
+        if not all(map(_is_inside, listed)):
+            raise DataError(f"{place} names files outside its folder; write it anew with `invariances data --manifest`")
+        return MANIFEST, listed
     for name in ("SHA256SUMS", "README.md"):
         listed = _checksum_lines(folder / name)
         if listed:
@@ -126,9 +129,13 @@ def _checksum_lines(place: Path) -> dict[str, Listed]:
     for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
         paths = re.findall(r"[^\s|`*()\[\]]+\.parquet\b", line)
         sums = re.findall(r"\b[0-9a-fA-F]{64}\b", line)
-        if len(paths) == len(sums) == 1 and not paths[0].startswith("/") and ".." not in paths[0].split("/"):
+        if len(paths) == len(sums) == 1 and _is_inside(paths[0]):
             listed[PurePosixPath(paths[0]).as_posix()] = Listed(sha256=sums[0].lower())
     return listed
+
+
+def _is_inside(path: str) -> bool:
+    return not path.startswith("/") and ".." not in path.split("/")
 
 
 def _against_manifest(folder: Path, path: str, said: Listed) -> list[str]:
@@ -160,10 +167,11 @@ def _check_data_set(name: str, source: Source, folder: Path) -> tuple[dict[str, 
     files = parquet_files(source, folder)
     absent = [split for split, shards in files.items() if not shards]
     if len(absent) == len(files):
-        return {"data set": name, "train": "-", "test": "-", "pictures decoded": "-", "result": "not there"}, []
+        return {"data set": name, "train": "-", "test": "-", "pictures decoded": "-", "contents": "not there"}, []
     problems = [f"{name}: there is no {split} split" for split in absent]
     sizes, decoded = {}, 0
     for split, shards in files.items():
+        problems += _missing_shards(shards, folder)
         tables = [_opened(Path(shard), folder, source, problems) for shard in shards]
         readable = [(shard, table) for shard, table in zip(shards, tables, strict=True) if table]
         sizes[split] = sum(table.metadata.num_rows for _, table in readable)
@@ -179,9 +187,18 @@ def _check_data_set(name: str, source: Source, folder: Path) -> tuple[dict[str, 
         "data set": name,
         **{split: f"{n:,}" for split, n in sizes.items()},
         "pictures decoded": f"{decoded:,}" if source.kind == "image" else "-",
-        "result": f"{len(problems)} wrong" if problems else "ok",
+        "contents": f"{len(problems)} wrong" if problems else "ok",
     }
     return row, problems
+
+
+def _missing_shards(shards: list[str], folder: Path) -> list[str]:
+    """A line if the files of a split are fewer than their names say."""
+    counts = {int(found[1]) for shard in shards if (found := re.search(r"-of-(\d+)\.parquet$", shard))}
+    if counts <= {len(shards)}:
+        return []
+    where = Path(shards[0]).relative_to(folder).as_posix()
+    return [f"{where}: is one of {max(counts)} files by its name, but {len(shards)} of its split are there"]
 
 
 def _sample(rows: int) -> np.ndarray:

@@ -66,16 +66,17 @@ def start(tmp_path):
     """Start the command in a store; what still runs after the test is ended."""
     started = []
 
-    def start_one(n, processes=1, home="home", cluster="", largest_file=None):
+    def start_one(n, processes=1, cluster="", largest_file=None, arguments=None):
         folder = tmp_path / f"run {len(started)}"
         folder.mkdir()
-        environment = {"INVARIANCES_HOME": str(tmp_path / home), "INVARIANCES_CLUSTER": cluster}
-        given = (n, processes, environment, folder, largest_file)
-        process = CONTEXT.Process(target=some_models.command, args=given)
+        home = tmp_path / "home"
+        environment = {"INVARIANCES_HOME": str(home), "INVARIANCES_CLUSTER": cluster}
+        arguments = arguments or ["some-models", str(n), str(processes)]
+        process = CONTEXT.Process(target=some_models.command, args=(arguments, environment, folder, largest_file))
         process.start()
         started.append(process)
         wait((folder / "err").exists)  # it leads its group
-        return Run(process, tmp_path / home, folder)
+        return Run(process, home, folder)
 
     yield start_one
     for process in started:
@@ -85,10 +86,21 @@ def start(tmp_path):
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """Digests of the models that a run in this process makes, by seed."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("INVARIANCES_HOME", str(tmp_path_factory.mktemp("undisturbed")))
-    trained = some_models.zoo.train(some_models.recipes(16), "cpu", processes=1)
-    patch.undo()
-    lines = [f"{recipe.seed} {some_models.digest(model)}\n" for recipe, model in trained.items()]
+    """What the command prints for n models, from a run in this process."""
+    lines = train(tmp_path_factory.mktemp("undisturbed"), 16)
     return lambda n: "".join(lines[:n])
+
+
+@pytest.fixture(scope="session")
+def three_models(tmp_path_factory):
+    """A store of three models; to be copied."""
+    home = tmp_path_factory.mktemp("three")
+    train(home, 3)
+    return home
+
+
+def train(home, n):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INVARIANCES_HOME", str(home))
+        trained = some_models.zoo.train(some_models.recipes(n), "cpu", processes=1)
+    return [f"{recipe.seed} {some_models.digest(model)}\n" for recipe, model in trained.items()]

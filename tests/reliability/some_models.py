@@ -11,7 +11,7 @@ import numpy as np
 
 from invariances import zoo
 from invariances.cli import app, main
-from invariances.zoo import datasets
+from invariances.zoo import datasets, store
 from invariances.zoo.datasets import View
 from invariances.zoo.recipes import Network, Recipe, Training
 
@@ -38,8 +38,8 @@ def some_models(n: int, processes: int) -> None:
         print(recipe.seed, digest(trained))
 
 
-def command(n, processes, environment, folder, largest_file=None):
-    """The command in a process group of its own, as a shell would start it; its output goes to files."""
+def command(arguments, environment, folder, largest_file=None):
+    """`invariances` in a process group of its own, as a shell would start it; its output goes to files."""
     os.setsid()
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -49,5 +49,13 @@ def command(n, processes, environment, folder, largest_file=None):
     if largest_file:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    sys.argv = ["invariances", "some-models", str(n), str(processes)]
+    save = store.save
+
+    def save_and_say(kind, key, artefact):
+        save(kind, key, artefact)
+        with (folder / "saved").open("a") as lines:
+            lines.write(f"{kind} {key}\n")
+
+    store.save = save_and_say
+    sys.argv = ["invariances", *arguments]
     main()

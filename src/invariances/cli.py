@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from invariances import __version__
 
@@ -19,6 +21,7 @@ Examples:
   invariances run initialization -p profile laptop -p datasets mnist
   invariances discover a.npy b.npy c.npy --anchors 500 --html report.html
   invariances book
+  invariances store --prune
 
 \b
 Environment (relative paths count from the folder of the start):
@@ -28,8 +31,24 @@ Environment (relative paths count from the folder of the start):
                        (default: the user's cache folder)
   INVARIANCES_CLUSTER  a Dask scheduler's address or file, to train on a cluster
 """
+STOPPED = "stopped; what is finished is kept, run the same command again to go on"
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C ends each of them in one sentence."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what a notebook's kernel was at
+            typer.echo(f"invariances: {STOPPED}", err=True)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -172,6 +191,60 @@ def _check_data(folder: Path) -> None:
             "or, if they are meant to be so, write their manifest anew with `invariances data --manifest`"
         )
     typer.echo("All is well.")
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  invariances store --verify
+  invariances store --prune
+  invariances store --prune --kind models --older-than 30 --dry-run
+  invariances store --prune --kind arrays --all
+"""
+)
+def store(
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="Delete half-written files, locks that no process holds, checkpoints of models that are finished, "
+            "and, with --verify, what is damaged.",
+        ),
+    ] = False,
+    kind: Annotated[str | None, typer.Option(help="Only these: models, arrays, ...")] = None,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Delete also what was made longer ago.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Delete everything that no process works on.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and stop.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything and compare the checksums.")] = False,
+) -> None:
+    """List what is kept: trained models and decoded data. What is deleted is made again when a run needs it."""
+    from invariances.zoo import store
+    from invariances.zoo.home import home
+
+    if not prune and (older_than is not None or everything or dry_run):
+        raise ValueError("--older-than, --all and --dry-run say what to delete; give --prune as well")
+    if older_than is not None and not older_than >= 0:
+        raise ValueError(f"--older-than is {older_than}; give a number of days, 0 or more")
+    if prune:
+        frame = store.prune(kind, older_than, everything, verify, dry_run)
+    else:
+        frame = store.entries(verify)
+        frame = frame if kind is None else frame[frame["kind"] == kind]
+    if len(frame):
+        shown = frame.assign(
+            size=[f"{size / 1e6:,.1f} MB" for size in frame["bytes"]],
+            modified=frame["modified"].dt.strftime("%Y-%m-%d %H:%M"),
+        )
+        typer.echo(shown[["kind", "key", "what", "size", "modified", "state"]].to_string(index=False))
+    said = ("would be deleted" if dry_run else "deleted") if prune else "in all"
+    typer.echo(f"\n{len(frame)} entries, {frame['bytes'].sum() / 1e6:,.1f} MB {said}\nINVARIANCES_HOME: {home()}")
+    damaged = (frame["state"] == "damaged").sum()
+    if damaged and not prune:
+        raise RuntimeError(
+            f"{damaged} of them are damaged; a run makes again what it needs, --prune --verify deletes them"
+        )
 
 
 @app.command(epilog="\b\nExample:\n  invariances discover a.npy b.npy --anchors 500 --html report.html")

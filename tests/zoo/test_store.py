@@ -96,7 +96,7 @@ def test_saving_again_replaces():
 
 def test_an_artefact_is_two_files_and_nothing_half_written(home):
     store.fetch("models", "k", artefact)
-    assert files(home) == ["k.json", "k.safetensors"]
+    assert sorted(path.name for path in (home / "models").iterdir()) == ["k.json", "k.safetensors"]
 
 
 def test_a_half_written_file_of_a_killed_process_is_not_an_artefact_and_goes_away(home):

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,12 +150,15 @@ def fetch_many(kind: str, keys: Sequence[str], make: Callable[[list[str]], dict[
 @contextmanager
 def _locked(kind: str, key: str) -> Iterator[None]:
     """Hold an artefact's lock, which the system takes back from a process that dies."""
-    lock = FileLock(path(kind, key).with_suffix(".lock"))
+    place = path(kind, key).with_suffix(".lock")
+    lock = FileLock(place)
     with _file_system("write to"):
-        path(kind, key).parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
         yield
+        with suppress(OSError):
+            place.unlink()  # the artefact is there now: who still waits finds it
     finally:
         lock.release()
 

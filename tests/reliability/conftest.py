@@ -1,0 +1,106 @@
+"""Runs that can be disturbed: the command in processes of its own, forked from one that has imported everything."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+import some_models
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["some_models"])
+
+
+class Run(NamedTuple):
+    process: multiprocessing.Process
+    home: Path
+    folder: Path
+
+    def signal(self, number):
+        """To the process group, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def end(self, seconds=120):
+        """Exit status, standard output and standard error."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"still running after {seconds} s"
+        return self.process.exitcode, (self.folder / "out").read_text(), (self.folder / "err").read_text()
+
+    def workers(self):
+        """Processes that live and know the run's store, but for the one that started them."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("INVARIANCES_HOME") == str(self.home) and process.status() != "zombie":
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def no_orphan(self, seconds=15):
+        wait(lambda: not self.workers(), seconds)
+
+    def finished(self):
+        """How many models are stored."""
+        return len(list(self.home.glob("models/*.json")))
+
+    def under_way(self):
+        """Whether a model is being trained or written."""
+        return any(self.home.glob("models/*.lock"))
+
+
+def wait(until, seconds=60):
+    """Poll until something holds."""
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command in a store; what still runs after the test is ended."""
+    started = []
+
+    def start_one(n, processes=1, cluster="", largest_file=None, arguments=None):
+        folder = tmp_path / f"run {len(started)}"
+        folder.mkdir()
+        home = tmp_path / "home"
+        environment = {"INVARIANCES_HOME": str(home), "INVARIANCES_CLUSTER": cluster}
+        arguments = arguments or ["some-models", str(n), str(processes)]
+        process = CONTEXT.Process(target=some_models.command, args=(arguments, environment, folder, largest_file))
+        process.start()
+        started.append(process)
+        wait((folder / "err").exists)  # it leads its group
+        return Run(process, home, folder)
+
+    yield start_one
+    for process in started:
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """What the command prints for n models, from a run in this process."""
+    lines = train(tmp_path_factory.mktemp("undisturbed"), 16)
+    return lambda n: "".join(lines[:n])
+
+
+@pytest.fixture(scope="session")
+def three_models(tmp_path_factory):
+    """A store of three models; to be copied."""
+    home = tmp_path_factory.mktemp("three")
+    train(home, 3)
+    return home
+
+
+def train(home, n):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INVARIANCES_HOME", str(home))
+        trained = some_models.zoo.train(some_models.recipes(n), "cpu", processes=1)
+    return [f"{recipe.seed} {some_models.digest(model)}\n" for recipe, model in trained.items()]

@@ -1,0 +1,61 @@
+"""Train some models as a command of `invariances` and print a digest of each: what the tests here disturb."""
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import sys
+
+import numpy as np
+
+from invariances import zoo
+from invariances.cli import app, main
+from invariances.zoo import datasets, store
+from invariances.zoo.datasets import View
+from invariances.zoo.recipes import Network, Recipe, Training
+
+CNN = Network("cnn", 3, 32, width=16)
+
+
+def recipes(n, epochs=4):
+    prepared = datasets.prepare(View("mnist", "builtin", 1000, 449, pixels=8, channels=1))
+    return [Recipe(prepared.key, prepared.title, "classification", CNN, Training(epochs), seed) for seed in range(n)]
+
+
+def digest(trained):
+    """Over the bits of weights, spaces and scores."""
+    bits = hashlib.sha256(json.dumps(trained.scores, sort_keys=True).encode())
+    for name, array in sorted({**trained.weights, **trained.spaces}.items()):
+        bits.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return bits.hexdigest()
+
+
+@app.command()
+def some_models(n: int, processes: int) -> None:
+    """Train models of seeds 0, 1, ..., n - 1."""
+    for recipe, trained in zoo.train(recipes(n), "cpu", processes).items():
+        print(recipe.seed, digest(trained))
+
+
+def command(arguments, environment, folder, largest_file=None):
+    """`invariances` in a process group of its own, as a shell would start it; its output goes to files."""
+    os.setsid()
+    for name, number in (("out", 1), ("err", 2)):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if largest_file:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    save = store.save
+
+    def save_and_say(kind, key, artefact):
+        save(kind, key, artefact)
+        with (folder / "saved").open("a") as lines:
+            lines.write(f"{kind} {key}\n")
+
+    store.save = save_and_say
+    sys.argv = ["invariances", *arguments]
+    main()

@@ -1,0 +1,56 @@
+"""Killed at any moment, a rerun goes on and ends with the same bits."""
+
+import random
+import signal
+import time
+
+import psutil
+import pytest
+from conftest import wait
+
+from invariances.zoo import store
+
+
+def states(run, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(run.home))
+    return set(store.entries(verify=True)["state"])
+
+
+@pytest.mark.parametrize(("processes", "kills", "starting"), [(2, 10, 3), (1, 10, 2)])
+def test_killed_at_twenty_moments_the_models_are_those_of_an_undisturbed_run(
+    start, undisturbed, monkeypatch, processes, kills, starting
+):
+    draw, hit, n = random.Random(processes), 0, 16
+    for kill in range(kills):
+        run = start(n, processes)
+        if kill >= starting:
+            wait(lambda run=run: run.under_way() or not run.process.is_alive())
+        time.sleep(draw.uniform(0, 0.3 if kill >= starting else 1.5))
+        # every other time the main process alone: its workers have to notice
+        alive = run.process.is_alive()
+        run.process.kill() if kill % 2 or not alive else run.signal(signal.SIGKILL)
+        run.end()
+        run.no_orphan()
+        hit += alive and run.finished() < n
+        assert "damaged" not in states(run, monkeypatch)
+    assert hit >= 0.8 * kills  # the kills came in the midst of it
+
+    run = start(n, processes)
+    status, out, err = run.end()
+    assert (status, out, err) == (0, undisturbed(n), "")
+    run.no_orphan()
+    assert states(run, monkeypatch) <= {"whole", "leftover"}
+    store.prune()
+    assert states(run, monkeypatch) == {"whole"}
+
+
+def test_a_worker_killed_in_the_midst_costs_a_retry_and_no_bit(start, undisturbed):
+    run = start(6, 2)
+    wait(lambda: run.under_way())
+    workers = [one for one in run.workers() if "spawn_main" in " ".join(one.cmdline())]
+    assert len(workers) == 2
+    assert run.finished() < 6
+    workers[0].kill()
+    assert run.end() == (0, undisturbed(6), "")
+    assert not psutil.pid_exists(workers[0].pid)
+    run.no_orphan()

@@ -207,7 +207,12 @@ def available() -> pd.DataFrame:
 def _here(checkpoint: Checkpoint) -> Path | None:
     """The weights on this machine, without a network."""
     if checkpoint.host == "hub":
-        return _snapshot(checkpoint.source, local=True)
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return _snapshot(checkpoint.source, local=True)
+        except (LocalEntryNotFoundError, HFValidationError):
+            return None
     if checkpoint.host == "package":
         modules = [package.split("==")[0].replace("-", "_") for package in checkpoint.source.split()]
         specs = [find_spec(module) for module in modules]
@@ -218,15 +223,11 @@ def _here(checkpoint: Checkpoint) -> Path | None:
 
 
 def _snapshot(hub: str, local: bool) -> Path | None:
-    """A hub model's folder with safetensors in it, or None; what could hold code or a pickle is not fetched."""
+    """A hub model's folder, or None where it holds no safetensors; code and pickles are not fetched."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
-    try:
-        folder = Path(snapshot_download(hub, allow_patterns=wanted, local_files_only=local))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
-        return None
+    folder = Path(snapshot_download(hub, allow_patterns=wanted, local_files_only=local))
     return folder if any(folder.glob("model*.safetensors")) else None
 
 
@@ -264,20 +265,19 @@ def _server_is_reachable(url: str) -> bool:
 def _download(name: str, checkpoint: Checkpoint) -> Path:
     if not _is_reachable(checkpoint):
         raise PretrainedError(_missing(name, checkpoint))
-    if checkpoint.host == "hub":
-        folder = _snapshot(checkpoint.source, local=False)
-        if folder is None:
-            raise PretrainedError(
-                f"the hub has no {checkpoint.source} with safetensors that may be read; check the name, log in, or "
-                "give another checkpoint"
-            )
-        return folder
-    url, place = _weights(checkpoint).url, _torch_file(checkpoint)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(place), place.stem.rsplit("-", 1)[1], progress=False)
-    except (OSError, RuntimeError) as error:  # RuntimeError: another checksum than the name says
-        raise PretrainedError(f"{url} cannot be downloaded to {place} ({error}); try again") from error
+        if checkpoint.host == "hub":
+            place = _snapshot(checkpoint.source, local=False)
+        else:
+            url, place = _weights(checkpoint).url, _torch_file(checkpoint)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(place), place.stem.rsplit("-", 1)[1], progress=False)
+    except Exception as error:  # absent, gated, interrupted, full disk, another checksum than the name says
+        raise PretrainedError(
+            f"the checkpoint {name} cannot be downloaded ({_said(error)}); check the name, log in, or try again"
+        ) from error
+    if place is None:
+        raise PretrainedError(f"the hub's {name} has no safetensors, and no pickle is read; give another checkpoint")
     return place
 
 
@@ -445,11 +445,16 @@ def _reading(found: Found) -> Iterator[None]:
     except PretrainedError:
         raise
     except Exception as error:  # each format has its own errors; the cause stays chained
-        said = (str(error).strip() or "no reason given").splitlines()[0][:200]
         raise PretrainedError(
-            f"the checkpoint {found.name} at {found.place} cannot be read ({type(error).__name__}: {said}); "
-            "put a whole one there, or give another"
+            f"the checkpoint {found.name} at {found.place} cannot be read ({_said(error)}); put a whole one there, or "
+            "give another"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """What an error says, on one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _transformer(found: Found, fresh: bool) -> nn.Module:

@@ -260,8 +260,9 @@ def test_torchvision_s_weights_are_downloaded_and_checked(picture_model, tmp_pat
         monkeypatch.setattr(pretrained, "_weights", lambda checkpoint: SimpleNamespace(url=server.as_uri()))
         return server
 
-    served("resnet18-00000000.pth").rename(tmp_path / "state")
-    refused(lambda: pretrained.find("resnet18"), "server cannot be reached")
+    server = served("resnet18-00000000.pth")
+    refused(lambda: pretrained.find("resnet18"), "server cannot be reached")  # offline, although it is there
+    server.rename(tmp_path / "state")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     refused(lambda: pretrained.find("resnet18"), "server cannot be reached")  # there is nothing at that address
     served("resnet18-00000000.pth")
@@ -284,6 +285,16 @@ def test_a_pinned_name_takes_no_other_weights(tmp_path):
     refused(lambda: pretrained.encoder(pinned), str(tmp_path), pinned.split("@")[1], "anew")
     save_text(tmp_path)
     assert torch.equal(pretrained.encoder(pinned)(ids(pinned)), codes)
+
+
+def test_a_known_checkpoint_is_both_the_known_and_the_pinned_one(bert, monkeypatch):
+    digest = pretrained.find(bert).digest
+    for known, pinned, wrong in ((digest, "0" * 16, "0" * 16), ("1" * 64, digest[:16], "1" * 16)):
+        entry = pretrained.Checkpoint("text", "path", bert, 16, sha256=known)
+        monkeypatch.setitem(pretrained.REGISTRY, "tiny", entry)
+        refused(lambda pinned=pinned: pretrained.find(f"tiny@{pinned}"), f"instead of {wrong}")
+    monkeypatch.setitem(pretrained.REGISTRY, "tiny", entry._replace(sha256=digest))
+    assert pretrained.find(f"tiny@{digest[:16]}").digest == digest
 
 
 def test_a_package_with_other_weights_is_refused(monkeypatch, tmp_path):

@@ -139,10 +139,10 @@ def find(name: str) -> Found:
     checkpoint = named(name)
     place = _here(checkpoint) or _download(plain, checkpoint)
     digest = _digest(plain, place)
-    wanted = checkpoint.sha256 or pinned
-    if not digest.startswith(wanted) or not digest.startswith(pinned):
+    others = [wanted for wanted in (checkpoint.sha256, pinned) if not digest.startswith(wanted)]
+    if others:
         raise PretrainedError(
-            f"the weights of {plain} at {place} have SHA-256 {digest[:PINNED]}... instead of {wanted[:PINNED]}...; "
+            f"the weights of {plain} at {place} have SHA-256 {digest[:PINNED]}... instead of {others[0][:PINNED]}...; "
             "put the right ones there, or plan the run anew with these"
         )
     return Found(plain, checkpoint, place, digest)
@@ -164,8 +164,7 @@ def named(name: str) -> Checkpoint:
         return Checkpoint("text", "path", str(path.absolute()), 0)
     vision = [known for known, entry in REGISTRY.items() if entry.kind == "vision" and path.name.startswith(known)]
     if path.is_file() and vision:
-        known = REGISTRY[max(vision, key=len)]
-        return known._replace(host="path", source=str(path.absolute()), sha256="")
+        return REGISTRY[vision[0]]._replace(host="path", source=str(path.absolute()), sha256="")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.is_file():
         raise PretrainedError(
             f"there is no checkpoint at {name}; give a folder with config.json and model.safetensors, or a file of "
@@ -360,7 +359,7 @@ class _Vision(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.interpolate(x, (self.pixels, self.pixels), mode="bilinear", antialias=True)
-        return self.body((x.expand(-1, 3, -1, -1) - self.mean) / self.std)
+        return self.body((x - self.mean) / self.std)  # one channel becomes three
 
 
 def encoder(name: str, fresh: bool = False, pooling: Literal["mean", "cls"] | None = None) -> Frozen:

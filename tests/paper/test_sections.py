@@ -127,6 +127,11 @@ def test_full_languages_have_their_own_checkpoint_and_conditions_of_training_non
     assert all(len(group.recipes) == PROFILES["full"].seeds for group in batches.groups)
 
 
+def test_the_checkpoints_that_are_compared_read_texts_and_have_codes_of_one_width():
+    named = {name for names in PROFILES["full"].checkpoints.values() for name in names}
+    assert {(pretrained.REGISTRY[name].kind, pretrained.REGISTRY[name].dim) for name in named} == {("text", 768)}
+
+
 @pytest.mark.parametrize("profile", ["smoke", "laptop"])
 def test_other_profiles_train_from_scratch(checkpoints, profile):
     for section in SECTIONS:

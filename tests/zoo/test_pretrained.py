@@ -1,11 +1,17 @@
+import hashlib
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -215,6 +221,59 @@ def test_the_hub_s_cache_is_read(bert, tmp_path, monkeypatch):
     refused(lambda: pretrained.find("someone/tiny"), "someone/tiny", "cache")
 
 
+def test_the_hub_is_asked_for_no_code_and_no_pickle(bert, tmp_path, monkeypatch):
+    save_text(tmp_path / "hub")
+    for name in ("pytorch_model.bin", "modeling.py", "tf_model.h5", "onnx.safetensors"):
+        (tmp_path / "hub" / name).write_text("")
+
+    def download(hub, allow_patterns, local_files_only):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not here")
+        for file in filter_repo_objects(
+            (tmp_path / "hub").iterdir(), allow_patterns=allow_patterns, key=lambda f: f.name
+        ):
+            (tmp_path / "got").mkdir(exist_ok=True)
+            shutil.copy(file, tmp_path / "got")
+        return str(tmp_path / "got")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    refused(lambda: pretrained.find("someone/tiny"), "hub cannot be reached")
+    monkeypatch.setattr(pretrained.datasets, "_hub_is_reachable", lambda: True)
+    assert torch.equal(pretrained.encoder("someone/tiny")(ids("someone/tiny")), pretrained.encoder(bert)(ids(bert)))
+    assert {file.suffix for file in (tmp_path / "got").iterdir()} == {".json", ".safetensors"}
+    assert len(list((tmp_path / "got").glob("*.safetensors"))) == 1
+    (tmp_path / "got" / "model.safetensors").unlink()
+    (tmp_path / "hub" / "model.safetensors").unlink()
+    refused(lambda: pretrained.find("someone/tiny"), "someone/tiny", "no safetensors")
+    shutil.rmtree(tmp_path / "hub")
+    refused(lambda: pretrained.find("someone/tiny"), "someone/tiny", "cannot be downloaded", "FileNotFoundError")
+
+
+def test_torchvision_s_weights_are_downloaded_and_checked(picture_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    torch.save(picture_model.state_dict(), tmp_path / "state")
+    digest = hashlib.sha256((tmp_path / "state").read_bytes()).hexdigest()
+    cached = tmp_path / "home" / "hub" / "checkpoints"
+
+    def served(name):
+        server = (tmp_path / "state").rename(tmp_path / name)
+        monkeypatch.setattr(pretrained, "_weights", lambda checkpoint: SimpleNamespace(url=server.as_uri()))
+        return server
+
+    server = served("resnet18-00000000.pth")
+    refused(lambda: pretrained.find("resnet18"), "server cannot be reached")  # offline, although it is there
+    server.rename(tmp_path / "state")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    refused(lambda: pretrained.find("resnet18"), "server cannot be reached")  # there is nothing at that address
+    served("resnet18-00000000.pth")
+    refused(lambda: pretrained.find("resnet18"), "resnet18", "cannot be downloaded", "hash")
+    assert not any(cached.iterdir())
+    (tmp_path / "resnet18-00000000.pth").rename(tmp_path / "state")
+    served(f"resnet18-{digest[:8]}.pth")
+    assert pretrained.find("resnet18").digest == digest
+    assert [file.name for file in cached.iterdir()] == [f"resnet18-{digest[:8]}.pth"]
+
+
 def test_a_pinned_name_takes_no_other_weights(tmp_path):
     name = save_text(tmp_path)
     pinned = pretrained.pinned(name)
@@ -226,6 +285,16 @@ def test_a_pinned_name_takes_no_other_weights(tmp_path):
     refused(lambda: pretrained.encoder(pinned), str(tmp_path), pinned.split("@")[1], "anew")
     save_text(tmp_path)
     assert torch.equal(pretrained.encoder(pinned)(ids(pinned)), codes)
+
+
+def test_a_known_checkpoint_is_both_the_known_and_the_pinned_one(bert, monkeypatch):
+    digest = pretrained.find(bert).digest
+    for known, pinned, wrong in ((digest, "0" * 16, "0" * 16), ("1" * 64, digest[:16], "1" * 16)):
+        entry = pretrained.Checkpoint("text", "path", bert, 16, sha256=known)
+        monkeypatch.setitem(pretrained.REGISTRY, "tiny", entry)
+        refused(lambda pinned=pinned: pretrained.find(f"tiny@{pinned}"), f"instead of {wrong}")
+    monkeypatch.setitem(pretrained.REGISTRY, "tiny", entry._replace(sha256=digest))
+    assert pretrained.find(f"tiny@{digest[:16]}").digest == digest
 
 
 def test_a_package_with_other_weights_is_refused(monkeypatch, tmp_path):

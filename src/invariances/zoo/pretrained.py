@@ -139,10 +139,10 @@ def find(name: str) -> Found:
     checkpoint = named(name)
     place = _here(checkpoint) or _download(plain, checkpoint)
     digest = _digest(plain, place)
-    wanted = checkpoint.sha256 or pinned
-    if not digest.startswith(wanted) or not digest.startswith(pinned):
+    others = [wanted for wanted in (checkpoint.sha256, pinned) if not digest.startswith(wanted)]
+    if others:
         raise PretrainedError(
-            f"the weights of {plain} at {place} have SHA-256 {digest[:PINNED]}... instead of {wanted[:PINNED]}...; "
+            f"the weights of {plain} at {place} have SHA-256 {digest[:PINNED]}... instead of {others[0][:PINNED]}...; "
             "put the right ones there, or plan the run anew with these"
         )
     return Found(plain, checkpoint, place, digest)
@@ -164,8 +164,7 @@ def named(name: str) -> Checkpoint:
         return Checkpoint("text", "path", str(path.absolute()), 0)
     vision = [known for known, entry in REGISTRY.items() if entry.kind == "vision" and path.name.startswith(known)]
     if path.is_file() and vision:
-        known = REGISTRY[max(vision, key=len)]
-        return known._replace(host="path", source=str(path.absolute()), sha256="")
+        return REGISTRY[vision[0]]._replace(host="path", source=str(path.absolute()), sha256="")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.is_file():
         raise PretrainedError(
             f"there is no checkpoint at {name}; give a folder with config.json and model.safetensors, or a file of "
@@ -207,7 +206,12 @@ def available() -> pd.DataFrame:
 def _here(checkpoint: Checkpoint) -> Path | None:
     """The weights on this machine, without a network."""
     if checkpoint.host == "hub":
-        return _snapshot(checkpoint.source, local=True)
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return _snapshot(checkpoint.source, local=True)
+        except (LocalEntryNotFoundError, HFValidationError):
+            return None
     if checkpoint.host == "package":
         modules = [package.split("==")[0].replace("-", "_") for package in checkpoint.source.split()]
         specs = [find_spec(module) for module in modules]
@@ -218,15 +222,11 @@ def _here(checkpoint: Checkpoint) -> Path | None:
 
 
 def _snapshot(hub: str, local: bool) -> Path | None:
-    """A hub model's folder with safetensors in it, or None; what could hold code or a pickle is not fetched."""
+    """A hub model's folder, or None where it holds no safetensors; code and pickles are not fetched."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
-    try:
-        folder = Path(snapshot_download(hub, allow_patterns=wanted, local_files_only=local))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
-        return None
+    folder = Path(snapshot_download(hub, allow_patterns=wanted, local_files_only=local))
     return folder if any(folder.glob("model*.safetensors")) else None
 
 
@@ -264,20 +264,19 @@ def _server_is_reachable(url: str) -> bool:
 def _download(name: str, checkpoint: Checkpoint) -> Path:
     if not _is_reachable(checkpoint):
         raise PretrainedError(_missing(name, checkpoint))
-    if checkpoint.host == "hub":
-        folder = _snapshot(checkpoint.source, local=False)
-        if folder is None:
-            raise PretrainedError(
-                f"the hub has no {checkpoint.source} with safetensors that may be read; check the name, log in, or "
-                "give another checkpoint"
-            )
-        return folder
-    url, place = _weights(checkpoint).url, _torch_file(checkpoint)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(place), place.stem.rsplit("-", 1)[1], progress=False)
-    except (OSError, RuntimeError) as error:  # RuntimeError: another checksum than the name says
-        raise PretrainedError(f"{url} cannot be downloaded to {place} ({error}); try again") from error
+        if checkpoint.host == "hub":
+            place = _snapshot(checkpoint.source, local=False)
+        else:
+            url, place = _weights(checkpoint).url, _torch_file(checkpoint)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(place), place.stem.rsplit("-", 1)[1], progress=False)
+    except Exception as error:  # absent, gated, interrupted, full disk, another checksum than the name says
+        raise PretrainedError(
+            f"the checkpoint {name} cannot be downloaded ({_said(error)}); check the name, log in, or try again"
+        ) from error
+    if place is None:
+        raise PretrainedError(f"the hub's {name} has no safetensors, and no pickle is read; give another checkpoint")
     return place
 
 
@@ -360,7 +359,7 @@ class _Vision(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.interpolate(x, (self.pixels, self.pixels), mode="bilinear", antialias=True)
-        return self.body((x.expand(-1, 3, -1, -1) - self.mean) / self.std)
+        return self.body((x - self.mean) / self.std)  # one channel becomes three
 
 
 def encoder(name: str, fresh: bool = False, pooling: Literal["mean", "cls"] | None = None) -> Frozen:
@@ -445,11 +444,16 @@ def _reading(found: Found) -> Iterator[None]:
     except PretrainedError:
         raise
     except Exception as error:  # each format has its own errors; the cause stays chained
-        said = (str(error).strip() or "no reason given").splitlines()[0][:200]
         raise PretrainedError(
-            f"the checkpoint {found.name} at {found.place} cannot be read ({type(error).__name__}: {said}); "
-            "put a whole one there, or give another"
+            f"the checkpoint {found.name} at {found.place} cannot be read ({_said(error)}); put a whole one there, or "
+            "give another"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """What an error says, on one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _transformer(found: Found, fresh: bool) -> nn.Module:

@@ -439,7 +439,7 @@ def fake_hub(monkeypatch, fresh_home):
 
     def forget():
         datasets.hub_revision.cache_clear()
-        datasets._hub_is_reachable.cache_clear()
+        datasets.hub_is_reachable.cache_clear()
 
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)

@@ -238,7 +238,7 @@ def test_the_hub_is_asked_for_no_code_and_no_pickle(bert, tmp_path, monkeypatch)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     refused(lambda: pretrained.find("someone/tiny"), "hub cannot be reached")
-    monkeypatch.setattr(pretrained.datasets, "_hub_is_reachable", lambda: True)
+    monkeypatch.setattr(pretrained, "hub_is_reachable", lambda: True)
     assert torch.equal(pretrained.encoder("someone/tiny")(ids("someone/tiny")), pretrained.encoder(bert)(ids(bert)))
     assert {file.suffix for file in (tmp_path / "got").iterdir()} == {".json", ".safetensors"}
     assert len(list((tmp_path / "got").glob("*.safetensors"))) == 1
@@ -375,7 +375,7 @@ def test_the_table_says_of_every_checkpoint_where_it_is_or_why_not(monkeypatch, 
     assert set(table.kind) == {"text", "vision"}
     assert table.found["resnet18"] == "cache"
     assert table.found.drop("resnet18").str.contains("is missing").all()
-    monkeypatch.setattr(pretrained.datasets, "_hub_is_reachable", lambda: True)
+    monkeypatch.setattr(pretrained, "hub_is_reachable", lambda: True)
     assert pretrained.available().set_index("name").found["roberta-base"] == "to be downloaded"
     assert not list((tmp_path / "hub").glob("models--*"))
 
@@ -384,12 +384,12 @@ def test_the_table_says_of_every_checkpoint_where_it_is_or_why_not(monkeypatch, 
 
 
 def test_codes_are_made_once_and_are_what_the_encoder_says(bert, monkeypatch):
-    monkeypatch.setattr(pretrained, "CHUNK", 2)
+    monkeypatch.setattr(training, "CHUNK", 2)
     encoder, seen = pretrained.encoder(bert), []
     encoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     tokens = ids(bert).int()
     data = {"train_x": tokens, "train_y": torch.tensor([0, 1, 0]), "parallel_x": tokens[:1]}
-    codes = pretrained.embedded(encoder, data)
+    codes = training._embedded(encoder, data)
     assert sorted(seen) == [1, 1, 2]
     assert set(codes) == set(data)
     assert codes["train_y"] is data["train_y"]
@@ -402,7 +402,7 @@ def test_a_head_on_codes_learns_what_a_head_behind_the_encoder_learns(vision):
     x = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0, 1, 2])
     model = build(Network("pretrained", checkpoint=vision), "classification", 0, (1, 16, 16), 3, 0)
-    codes = pretrained.embedded(model.encoder, {"x": x, "train_x": x})
+    codes = training._embedded(model.encoder, {"x": x, "train_x": x})
     assert codes["x"] is x
 
     def gradients(whole, given):
@@ -428,7 +428,7 @@ def test_training_a_recipe_trains_the_head_alone(bert, tmp_path, monkeypatch):
     network = Network("pretrained", checkpoint=pretrained.pinned(bert))
     recipe = Recipe("k", "words", "classification", network, Training(3, batch_size=8, lr=1e-2), 0)
     trained, untrained = (
-        training.unpack(r, training.train(r, torch.device("cpu"))) for r in (recipe, recipe.untrained())
+        training.unpack(r, training.train([r], torch.device("cpu"))[0]) for r in (recipe, recipe.untrained())
     )
     assert set(trained.weights) == {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"}
     assert any(name.startswith("encoder.") for name in untrained.weights)
@@ -443,7 +443,7 @@ def test_training_a_recipe_trains_the_head_alone(bert, tmp_path, monkeypatch):
         torch.from_numpy(untrained.spaces["test"]),
     )
     relative = replace(recipe, anchors=5)
-    weights = training.unpack(relative, training.train(relative, torch.device("cpu"))).weights
+    weights = training.unpack(relative, training.train([relative], torch.device("cpu"))[0]).weights
     assert weights["head.1.weight"].shape == (2, 5)
 
 

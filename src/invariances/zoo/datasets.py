@@ -25,9 +25,9 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from invariances.zoo import builtin, store
+from invariances.zoo import builtin, pretrained, store
 from invariances.zoo.home import data_folder, home
-from invariances.zoo.registry import REGISTRY, DataError, Shards, Source, source_named
+from invariances.zoo.registry import REGISTRY, DataError, Shards, Source, hub_is_reachable, source_named
 
 ARRAYS_VERSION = 3
 """Counted up whenever the decoded arrays would change for the same source."""
@@ -36,9 +36,6 @@ STREAMS = ("train", "test", "parallel")
 """Each draws its samples with a generator of its own."""
 MANY = 3000
 """From so many pictures on, decoding shows a progress bar."""
-
-
-Tokenizer = Literal["wordpiece", "byte-bpe"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,8 +50,10 @@ class View:
     pixels: NonNegativeInt = 0
     """Side of the square that pictures are brought to."""
     channels: Literal[0, 1, 3] = 0
-    tokenizer: Tokenizer | None = None
+    tokenizer: str = ""
+    """Of texts: "wordpiece" or "byte-bpe", learnt from the training text, or the name of a pretrained checkpoint."""
     vocabulary: NonNegativeInt = 0
+    """Size of a vocabulary that is learnt."""
     length: NonNegativeInt = 0
     """Tokens per text; longer ones are cut, shorter ones padded."""
     n_parallel: NonNegativeInt = 0
@@ -207,7 +206,7 @@ def hub_revision(hub: str, revision: str | None) -> str | None:
 
     A pinned commit is never exchanged for a newer one; the name of a branch is resolved.
     """
-    if not _hub_is_reachable():
+    if not hub_is_reachable():
         return None
     from huggingface_hub import HfApi
 
@@ -215,20 +214,6 @@ def hub_revision(hub: str, revision: str | None) -> str | None:
         return HfApi().dataset_info(hub, revision=revision, timeout=3).sha
     except Exception:  # unreachable, gated and withdrawn data sets all mean: not to be had here
         return None
-
-
-@functools.cache
-def _hub_is_reachable() -> bool:
-    """Probed once per process, since the libraries retry for 23 s without a network."""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return False
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().dataset_info(REGISTRY["mnist"].hub, timeout=3)
-    except Exception:
-        return False
-    return True
 
 
 def status(data: str = "auto") -> pd.DataFrame:
@@ -415,7 +400,7 @@ def _decode_texts(view: View, found: _Located) -> Decoded:
         arrays[f"{split}_y"] = labels
     if view.n_parallel:
         texts["parallel"] = _parallel(view)
-    tokenizer = _trained_tokenizer(texts["train"] + texts.get("parallel", []), view)
+    tokenizer = _tokenizer(texts["train"] + texts.get("parallel", []), view)
     for split, strings in texts.items():
         arrays[f"{split}_x"] = np.array([e.ids for e in tokenizer.encode_batch(strings)], dtype=np.int32)
     return arrays, names, tokenizer.get_vocab_size()
@@ -523,13 +508,15 @@ def _joined(parts: Sequence[str | None]) -> str:
     return ". ".join(part.strip() for part in parts if part and part.strip())
 
 
-def _trained_tokenizer(texts: list[str], view: View) -> Any:
-    """A tokenizer of the kind that BERT or RoBERTa uses, trained on the training text."""
+def _tokenizer(texts: list[str], view: View) -> Any:
+    """A tokenizer of the kind that BERT or RoBERTa uses, trained on the training text, or a checkpoint's own."""
     from tokenizers import processors
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one order of counting, one vocabulary
-    train = _wordpiece if view.tokenizer == "wordpiece" else _byte_bpe
-    tokenizer, (start, end, pad) = train(texts, view.vocabulary)
+    kinds = {"wordpiece": _wordpiece, "byte-bpe": _byte_bpe}
+    if view.tokenizer not in kinds:
+        return pretrained.tokenizer(view.tokenizer, view.length)
+    tokenizer, (start, end, pad) = kinds[view.tokenizer](texts, view.vocabulary)
     ends = [(start, tokenizer.token_to_id(start)), (end, tokenizer.token_to_id(end))]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ends)
     tokenizer.enable_truncation(view.length)

@@ -23,10 +23,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from invariances.zoo import datasets
+from invariances.zoo.registry import hub_is_reachable
 
-CHUNK = 250
-"""Samples that are embedded at once."""
 PINNED = 16
 """Hexadecimal digits of a pinned name's digest."""
 
@@ -242,7 +240,7 @@ def _weights(checkpoint: Checkpoint) -> Any:
 
 def _is_reachable(checkpoint: Checkpoint) -> bool:
     if checkpoint.host == "hub":
-        return datasets._hub_is_reachable()
+        return hub_is_reachable()
     return checkpoint.host == "torchvision" and _server_is_reachable(_weights(checkpoint).url)
 
 
@@ -504,29 +502,3 @@ def _behead(body: nn.Module) -> int:
     name, last = [(name, part) for name, part in body.named_modules() if isinstance(part, nn.Linear)][-1]
     body.set_submodule(name, nn.Identity())
     return last.in_features
-
-
-# Codes -----------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def embedded(encoder: nn.Module, data: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A data set with codes in place of inputs: what a frozen encoder makes of it, once for all epochs.
-
-    Parameters
-    ----------
-    encoder : nn.Module
-    data : mapping of str to tensor
-        Inputs end on ``_x``: uint8 pictures or token ids; the others are kept.
-
-    Returns
-    -------
-    dict
-        Inputs are float32 of shape (n, dim).
-    """
-    from invariances.zoo.training import inputs
-
-    return {
-        name: torch.cat([encoder(inputs(part)).float() for part in x.split(CHUNK)]) if name.endswith("_x") else x
-        for name, x in data.items()
-    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import re
 from typing import Literal, NamedTuple
 
@@ -230,3 +232,17 @@ REGISTRY: dict[str, Source] = {
     "multi30k": _MULTI30K,
 }
 """The paper's data sets by name, and the parallel sentences that cross-lingual anchors come from."""
+
+
+@functools.cache
+def hub_is_reachable() -> bool:
+    """Probed once per process, since the libraries retry for 23 s without a network."""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(_MNIST.hub, timeout=3)
+    except Exception:
+        return False
+    return True

@@ -100,6 +100,10 @@ def train(recipes: Sequence[Recipe], device: torch.device, advance: Advance | No
         models.append(fresh_model(first, prepared).to(device))
         streams.append(torch.get_rng_state())
         orders.append(torch.Generator().manual_seed(torch.initial_seed()))
+    if first.network.checkpoint and not first.network.fresh:
+        # a frozen encoder's codes are made once, and only the head is trained, on them
+        data = _embedded(models[0].encoder, data)
+        models = [Model(nn.Identity(), model.head) for model in models]
     with _deterministic(device):
         losses = _fit(models, first, data, streams, orders, keys, advance or (lambda epochs, **shown: None))
     return [_artefact(*each, data, device) for each in zip(models, recipes, losses, strict=True)]
@@ -133,10 +137,12 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
     bytes_ = sum(tensor.nbytes for tensor in model.state_dict().values())
     clock = time.perf_counter if device.type == "cuda" else time.process_time  # what others do on the cores is left out
     start = clock()
-    codes = model.eval().encoder(inputs(data["test_x"][:CHUNK].to(device)))
+    codes = _codes(model.eval().encoder, data["test_x"][:CHUNK], device)
     rows = len(_pool(data)) + len(data["test_x"])
     seconds = (clock() - start) * rows / len(codes)
     steps = math.ceil(len(data["train_x"]) / plan.batch_size)
+    if recipe.network.checkpoint:  # every sample is embedded once, and the head takes next to nothing
+        return Cost(seconds * (rows + len(data["train_x"])) / rows, bytes_ + rows * codes.shape[1] * 4)
     for few in (1, min(3, steps)) if plan.epochs else ():  # the first time warms up
         some = {name: data[name][: few * plan.batch_size] for name in ("train_x", "train_y")}
         short = replace(recipe, training=replace(plan, epochs=1))
@@ -171,8 +177,10 @@ def restore(trained: Trained) -> Model:
 
 
 def inputs(x: torch.Tensor) -> torch.Tensor:
-    """What the network reads: pictures scaled to [0, 1], token ids as they are."""
-    return x.float().div(255) if x.dtype == torch.uint8 else x.long()
+    """What the network reads: pictures scaled to [0, 1], token ids and codes as they are."""
+    if x.dtype == torch.uint8:
+        return x.float().div(255)
+    return x if x.is_floating_point() else x.long()
 
 
 # The loop --------------------------------------------------------------------------------------
@@ -393,12 +401,20 @@ def _placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 @torch.no_grad()
 def embed(model: Model, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Codes of the anchor pool and of the test split, in evaluation mode."""
-    model.eval()
-    device = next(model.parameters()).device
-    return {
-        split: torch.cat([model.encoder(inputs(part.to(device))).float() for part in x.split(CHUNK)])
-        for split, x in (("pool", _pool(data)), ("test", data["test_x"]))
-    }
+    encoder, device = model.eval().encoder, next(model.parameters()).device
+    return {split: _codes(encoder, x, device) for split, x in (("pool", _pool(data)), ("test", data["test_x"]))}
+
+
+@torch.no_grad()
+def _embedded(encoder: nn.Module, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A data set with codes in place of inputs."""
+    device = next(encoder.parameters()).device
+    return {name: _codes(encoder, x, device) if name.endswith("_x") else x for name, x in data.items()}
+
+
+@torch.no_grad()
+def _codes(encoder: nn.Module, x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return torch.cat([encoder(inputs(part.to(device))).float() for part in x.split(CHUNK)])
 
 
 def _pool(data: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -29,11 +29,12 @@ results: install  ## write the committed results of the book anew, at smoke size
 	for section in initialization architecture training stitching; do \
 	  $(BIN)/invariances run $$section -p profile smoke --into book/results || exit 1; done
 
-studies: install  ## run the studies of verdicts, intervals and speed anew (45 minutes on two idle cores)
+studies: install  ## run the studies of verdicts, intervals, speed and the zoo anew (two hours on two idle cores)
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/operating_characteristics.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS),bench]'
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/zoo.py
 
 lint: install  ## check style, types on public functions, the import contract, and the notebooks
 	$(BIN)/ruff check .

@@ -213,7 +213,7 @@ def study_family(profile: str, seeds: int, into: Path) -> None:
         accuracy = float(np.mean([model.scores["accuracy"] for model in trained.values()]))
         files = datasets.locate("mnist").files
         rows = {}
-        for split, n in (("train", sizes.n_train), ("test", sizes.n_test)):
+        for split, n in (("train", sizes.n_train[""]), ("test", sizes.n_test)):
             whole = load_dataset("parquet", data_files={split: files[split]}, split=split)
             rows[split] = whole.select(datasets.balanced_subset(np.asarray(whole["label"]), n))
     torch.set_num_threads(workers.cores())

@@ -19,7 +19,8 @@ class Profile:
     seeds: int
     """Models per variant."""
     anchors: int
-    n_train: int
+    n_train: dict[str, int]
+    """By data set, "" for the others."""
     n_test: int
     n_parallel: int
     """Parallel sentences; the anchors come first, the rest are held out."""
@@ -62,7 +63,7 @@ PROFILES: dict[str, Profile] = {
             data="builtin",
             seeds=3,
             anchors=150,
-            n_train=1000,
+            n_train={"": 1_000},
             n_test=449,
             n_parallel=500,
             pixels=8,
@@ -85,7 +86,7 @@ PROFILES: dict[str, Profile] = {
             data="auto",
             seeds=10,
             anchors=500,
-            n_train=10_000,
+            n_train={"": 10_000},
             n_test=2_000,
             n_parallel=2_000,
             pixels=32,
@@ -108,11 +109,11 @@ PROFILES: dict[str, Profile] = {
             data="auto",
             seeds=10,
             anchors=1_000,
-            n_train=10_000_000,
+            n_train={"": 10_000_000, "imagenet": 100_000},  # more would fill the memory of a machine
             n_test=10_000_000,
             n_parallel=29_000,
             pixels=32,
-            pixels_imagenet=224,
+            pixels_imagenet=128,
             vocabulary=30_000,
             length={"": 256, "trec": 64},
             epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10, "head": 10},

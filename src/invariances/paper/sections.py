@@ -149,7 +149,7 @@ def _networks(variant: Variant, settings: Settings) -> list[Network]:
 
 def _view(variant: Variant, network: Network, settings: Settings) -> datasets.View:
     sizes, source = settings.sizes, datasets.source_named(variant.dataset)
-    n_train = settings.samples or sizes.n_train
+    n_train = settings.samples or sizes.n_train.get(variant.dataset, sizes.n_train[""])
     common = {"dataset": variant.dataset, "data": settings.value("data"), "n_train": n_train, "n_test": sizes.n_test}
     if source.kind == "image":
         pixels = sizes.pixels_imagenet if variant.dataset == "imagenet" else sizes.pixels

@@ -287,6 +287,14 @@ def test_a_pinned_name_takes_no_other_weights(tmp_path):
     assert torch.equal(pretrained.encoder(pinned)(ids(pinned)), codes)
 
 
+def test_a_pinned_path_holds_from_any_folder(tmp_path, monkeypatch):
+    save_text(tmp_path / "me@lab" / "text")
+    monkeypatch.chdir(tmp_path / "me@lab")
+    pinned = pretrained.pinned("text")
+    monkeypatch.chdir(tmp_path)
+    assert pretrained.find(pinned).place == pretrained.find("me@lab/text").place == tmp_path / "me@lab" / "text"
+
+
 def test_a_known_checkpoint_is_both_the_known_and_the_pinned_one(bert, monkeypatch):
     digest = pretrained.find(bert).digest
     for known, pinned, wrong in ((digest, "0" * 16, "0" * 16), ("1" * 64, digest[:16], "1" * 16)):

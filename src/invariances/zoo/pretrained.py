@@ -133,7 +133,7 @@ def find(name: str) -> Found:
     PretrainedError
         If the weights cannot be had, or are not the ones that were pinned.
     """
-    plain, _, pinned = name.partition("@")
+    plain, pinned = _parts(name)
     checkpoint = named(name)
     place = _here(checkpoint) or _download(plain, checkpoint)
     digest = _digest(plain, place)
@@ -154,7 +154,7 @@ def named(name: str) -> Checkpoint:
     PretrainedError
         If the name is a path at which there is no checkpoint; a hub id is taken on trust.
     """
-    name = name.partition("@")[0]
+    name = _parts(name)[0]
     if name in REGISTRY:
         return REGISTRY[name]
     path = Path(name).expanduser()
@@ -180,7 +180,14 @@ def pinned(name: str) -> str:
         If the weights cannot be had.
     """
     found = find(name)
-    return f"{found.name}@{found.digest[:PINNED]}"
+    plain = found.checkpoint.source if found.checkpoint.host == "path" else found.name  # a path from any folder
+    return f"{plain}@{found.digest[:PINNED]}"
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """A name and the digest behind its ``@``; folders may have an ``@`` of their own."""
+    plain, at, digest = name.rpartition("@")
+    return (plain, digest) if at and set(digest) <= set("0123456789abcdef") else (name, "")
 
 
 def available() -> pd.DataFrame:

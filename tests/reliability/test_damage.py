@@ -42,7 +42,6 @@ def test_a_flipped_bit_in_every_artefact_is_said_and_repaired(start, trained, un
 def test_two_runs_on_one_store_give_the_same_bits_and_train_each_model_once(start, undisturbed, tmp_path):
     runs = [start(10), start(10)]
     wait(lambda: runs[0].finished() >= 1)
-    assert all(run.process.is_alive() for run in runs)
     assert runs[0].finished() < 10
     assert [run.end() for run in runs] == [(0, undisturbed(10), "")] * 2
     saved = "".join(path.read_text() for path in tmp_path.glob("run */saved")).splitlines()

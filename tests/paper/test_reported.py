@@ -172,6 +172,8 @@ def test_profiles_say_how_everything_is_trained(profile):
     sizes = PROFILES[profile]
     assert sizes.name == profile
     for said in (sizes.epochs, sizes.batch_size, sizes.lr):
-        assert set(said) == {"cnn", "vit", "autoencoder", "text"}
-    assert "" in sizes.length
-    assert set(sizes.length) - {""} <= set(REGISTRY)
+        assert set(said) == {"cnn", "vit", "autoencoder", "text"} | ({"head"} if sizes.checkpoints else set())
+    for said in (sizes.length, sizes.n_train):
+        assert "" in said
+        assert set(said) - {""} <= set(REGISTRY)
+    assert set(sizes.augmentation) <= set(REGISTRY)

@@ -1,13 +1,15 @@
 from types import SimpleNamespace
 
+import datasets as hf
 import pandas as pd
 import pytest
 from huggingface_hub import constants
+from PIL import Image
 
 from invariances.paper import parameters, sections, tables
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS
-from invariances.zoo import datasets, pretrained
+from invariances.zoo import builtin, datasets, pretrained, store
 
 
 def _plan(section, **given):
@@ -147,3 +149,68 @@ def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tm
     assert sections.plan_table(settings).set_index("row")["data"]["TREC"] == reason
     with pytest.raises(pretrained.PretrainedError, match="no row of initialization can be run; the checkpoint bert"):
         sections.run(settings)
+
+
+# Small samples, and what a run would cost --------------------------------------------------------
+
+
+def write_parquet(folder, hub, features, **splits):
+    (folder / hub).mkdir(parents=True)
+    for split, columns in splits.items():
+        hf.Dataset.from_dict(columns, hf.Features(features)).to_parquet(folder / hub / f"{split}-0.parquet")
+
+
+def held_back_questions(folder):
+    """300 questions, in the hub's schema."""
+    texts, labels = builtin.questions(400, seed=5)
+    features = {"text": hf.Value("string"), "coarse_label": hf.ClassLabel(names=builtin.QUESTION_CLASSES)}
+    splits = {"train": slice(0, 300), "test": slice(300, 400)}
+    columns = {split: {"text": texts[part], "coarse_label": labels[part]} for split, part in splits.items()}
+    write_parquet(folder, "CogComp/trec", features, **columns)
+
+
+def held_back_digits(folder):
+    """1,500 digits, in the hub's schema."""
+    images, labels = builtin.digits()
+    features = {"image": hf.Image(), "label": hf.ClassLabel(names=[str(digit) for digit in range(10)])}
+    pictures = [Image.fromarray(image[0]).resize((28, 28)) for image in images]
+    splits = {"train": slice(0, 1500), "test": slice(1500, None)}
+    columns = {split: {"image": pictures[part], "label": labels[part]} for split, part in splits.items()}
+    write_parquet(folder, "ylecun/mnist", features, **columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "n_train", "n_test", "anchors"),
+    [("trec", held_back_questions, 300, 100, 300), ("mnist", held_back_digits, 1500, 297, 500)],
+)
+def test_a_held_back_sample_runs_at_laptop_size_and_is_named(
+    tmp_path, monkeypatch, name, write, n_train, n_test, anchors
+):
+    write(tmp_path / "data")
+    monkeypatch.setenv("INVARIANCES_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "home"))
+    given = {"profile": "laptop", "datasets": name, "seeds": 2, "epochs": 1}
+    study = sections.run(parameters.check("initialization", given))
+    row = next(iter(study.rows.values())).planned.groups[0]
+    assert (row.prepared.n_train, row.prepared.n_test, row.anchors) == (n_train, n_test, anchors)
+    assert set(study.frame.n_train) == {n_train}
+    assert study.frame.score.notna().all()
+    for size in ("samples", "anchors"):
+        with pytest.raises(parameters.ParameterError, match="give at most so many"):
+            sections.plan(parameters.check("initialization", {**given, size: n_train + 1}))
+
+
+def test_a_dry_run_says_how_long_and_how_large(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    given = {"datasets": "mnist", "seeds": 2, "epochs": 2}
+    short = sections.plan_table(parameters.check("stitching", given)).set_index("row")
+    long = sections.plan_table(parameters.check("stitching", {**given, "epochs": 40})).set_index("row")
+    assert short["to train"]["MNIST"] == short["models"]["MNIST"] == 2 + 2 + 2  # absolute, relative and untrained
+    assert 5 < long["core minutes"]["MNIST"] / short["core minutes"]["MNIST"] < 40  # twenty times the epochs
+    settings = parameters.check("stitching", given)
+    sections.run(settings)
+    stored = store.entries()
+    stored = stored[stored["kind"] == "models"]
+    assert short["MB"].sum() * 2**20 == pytest.approx(stored["bytes"].sum(), rel=0.05)
+    after = sections.plan_table(settings)
+    assert after["to train"].sum() == after["core minutes"].sum() == after["MB"].sum() == 0

@@ -99,8 +99,8 @@ PROFILES: dict[str, Profile] = {
             augmentation={"cifar-10": "light", "cifar-100": "light"},
             networks=_networks(
                 cnn={"width": 32, "dim": 128},
-                vit_small={"depth": 4, "dim": 128, "heads": 4, "patch": 8},
-                vit_base={"depth": 6, "dim": 192, "heads": 6, "patch": 8},
+                vit_small={"depth": 4, "dim": 64, "heads": 4, "patch": 4},
+                vit_base={"depth": 6, "dim": 96, "heads": 6, "patch": 4},
                 text={"depth": 2, "dim": 128, "heads": 4},
             ),
         ),

@@ -16,6 +16,7 @@ from invariances.pairs import Interval, interval
 from invariances.paper.claims import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import INVARIANCES, ROWS
+from invariances.zoo.recipes import Network
 
 NOT_RUN = "not run"
 SPACES = {"absolute": "Abs", "relative": "Rel", "affine": "Affine", "orthogonal": "Orthogonal"}
@@ -144,10 +145,16 @@ def models(rows: Mapping[str, object]) -> pd.DataFrame:
         for group in result.planned.groups:
             scores = pd.DataFrame([result.models[model].scores for model in group.recipes])
             shown = {score: f"{scores[score].mean():.4f}" for score in ("accuracy", "f1", "mse") if score in scores}
-            network = next(iter(group.recipes.values())).network
-            sizes = f"{network.family}, {network.depth} layers, code {network.dim}"
-            lines.append({"Row": name, "Group": group.variant.label, "Network": sizes, "Models": len(scores), **shown})
+            networks = dict.fromkeys(_described(recipe.network) for recipe in group.recipes.values())
+            said = {"Row": name, "Group": group.variant.label, "Network": "; ".join(networks), "Models": len(scores)}
+            lines.append({**said, **shown})
     return pd.DataFrame(lines)
+
+
+def _described(network: Network) -> str:
+    if network.checkpoint:
+        return f"{network.checkpoint.partition('@')[0]}, frozen"
+    return f"{network.family}, {network.depth} layers, code {network.dim}"
 
 
 class Shown:

@@ -12,7 +12,7 @@ import pytest
 import some_models
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["some_models"])
+CONTEXT.set_forkserver_preload(["invariances.cli", "invariances.zoo"])
 
 
 class Run(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 
 from invariances import zoo
 from invariances.cli import app, main
-from invariances.zoo import datasets, store
+from invariances.zoo import datasets, store, training
 from invariances.zoo.datasets import View
 from invariances.zoo.recipes import Network, Recipe, Training
 
@@ -32,8 +32,10 @@ def digest(trained):
 
 
 @app.command()
-def some_models(n: int, processes: int) -> None:
-    """Train models of seeds 0, 1, ..., n - 1."""
+def some_models(n: int, processes: int, checkpoints: bool = False) -> None:
+    """Train models of seeds 0, 1, ..., n - 1, perhaps with a checkpoint after every step."""
+    if checkpoints:
+        training.CHECKPOINT_SECONDS = 0.0
     for recipe, trained in zoo.train(recipes(n), "cpu", processes).items():
         print(recipe.seed, digest(trained))
 

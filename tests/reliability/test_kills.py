@@ -44,6 +44,25 @@ def test_killed_at_twenty_moments_the_models_are_those_of_an_undisturbed_run(
     assert states(run, monkeypatch) == {"whole"}
 
 
+def test_killed_in_the_midst_of_a_training_it_goes_on_from_a_checkpoint(start, undisturbed, monkeypatch):
+    draw, left = random.Random(0), 0
+    arguments = ["some-models", "2", "1", "--checkpoints"]
+    for _ in range(6):
+        run = start(2, arguments=arguments)
+        wait(lambda run=run: any(run.home.glob("checkpoints/*.json")) or not run.process.is_alive())
+        time.sleep(draw.uniform(0, 0.2))
+        run.signal(signal.SIGKILL)
+        run.end()
+        left += any(run.home.glob("checkpoints/*.json"))
+        assert "damaged" not in states(run, monkeypatch)
+    assert left >= 2
+    run = start(2, arguments=arguments)
+    assert run.end() == (0, undisturbed(2), "")
+    store.prune()
+    assert states(run, monkeypatch) == {"whole"}
+    assert not any(run.home.glob("checkpoints/*.safetensors"))
+
+
 def test_a_worker_killed_in_the_midst_costs_a_retry_and_no_bit(start, undisturbed):
     run = start(6, 2)
     wait(lambda: run.under_way())

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 
 from invariances.zoo import builtin, datasets, store
 from invariances.zoo.datasets import DataError, View
+from invariances.zoo.pretrained import PretrainedError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 PAD, CLS, SEP = {"wordpiece": 0, "byte-bpe": 1}, {"wordpiece": 2, "byte-bpe": 0}, {"wordpiece": 3, "byte-bpe": 2}
@@ -1090,9 +1091,13 @@ def test_damaged_arrays_are_decoded_anew(fresh_home):
         np.testing.assert_array_equal(array, before[name])
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"n_train": 0}, {"n_test": -1}, {"channels": 2}, {"tokenizer": "words"}, {"size": 3}]
-)
+def test_a_tokenizer_that_is_neither_learnt_nor_a_checkpoint_s_is_one_sentence():
+    with pytest.raises(PretrainedError, match="the checkpoint wordpeice is missing") as caught:
+        datasets.prepare(View("trec", "builtin", 20, 5, tokenizer="wordpeice", length=12))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"n_train": 0}, {"n_test": -1}, {"channels": 2}, {"size": 3}])
 def test_a_view_refuses_what_it_cannot_have(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         View(**{"dataset": "mnist", "data": "builtin", "n_train": 10, "n_test": 10, **wrong})

@@ -182,6 +182,19 @@ def die_after(monkeypatch, steps):
     monkeypatch.setattr(training, "_optimizer", mortal)
 
 
+def steps_done(monkeypatch):
+    """A list that grows with every step of an optimizer."""
+    done, make = [], training._optimizer
+
+    def counted(*given):
+        optimizer = make(*given)
+        optimizer.register_step_post_hook(lambda *_: done.append(1))
+        return optimizer
+
+    monkeypatch.setattr(training, "_optimizer", counted)
+    return done
+
+
 @pytest.mark.parametrize("steps", [1, 5, 9, 10, 14])  # five steps an epoch, three epochs
 @pytest.mark.parametrize(
     "what",
@@ -197,15 +210,8 @@ def test_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, monkeyp
     with monkeypatch.context() as patch, pytest.raises(Killed):
         die_after(patch, steps)
         training.train(recipes, CPU)
-    assert store.has("checkpoints", recipes[0].key("cpu-fp32"))
-    done, make = [], training._optimizer
-
-    def counted(*given):
-        optimizer = make(*given)
-        optimizer.register_step_post_hook(lambda *_: done.append(1))
-        return optimizer
-
-    monkeypatch.setattr(training, "_optimizer", counted)
+    assert any(tmp_path.glob("checkpoints/*.safetensors"))
+    done = steps_done(monkeypatch)
     torch.rand(7)  # another place in torch's own stream
     for one, other in zip(training.train(recipes, CPU), undisturbed, strict=True):
         assert one.note == other.note
@@ -240,18 +246,36 @@ def test_a_short_training_writes_no_checkpoint(tmp_path, monkeypatch):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_the_checkpoint_of_other_models_or_a_damaged_one_is_not_used(tmp_path, monkeypatch):
+def checkpoints(folder):
+    return sorted(folder.glob("checkpoints/*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_the_checkpoint_of_other_models_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     pair = seeds(count=2)
     expected = training.train(pair[:1], CPU)[0]
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    training.train(pair, CPU)  # leaves a checkpoint of both under the first one's key
+    training.train(pair, CPU)
+    assert len(checkpoints(tmp_path)) == 2
     assert training.train(pair[:1], CPU)[0].note == expected.note
-    place = store.path("checkpoints", pair[0].key("cpu-fp32"))
-    content = bytearray(place.read_bytes())
-    content[len(content) // 2] ^= 1
-    place.write_bytes(content)
-    assert training.train(pair[:1], CPU)[0].note == expected.note
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(tmp_path, monkeypatch, damaged):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    recipes = seeds(count=1)
+    expected = training.train(recipes, CPU)[0]
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(patch, 7)
+        training.train(recipes, CPU)
+    for place in checkpoints(tmp_path)[-damaged:]:
+        content = bytearray(place.read_bytes())
+        content[len(content) // 2] ^= 1
+        place.write_bytes(content)
+    done = steps_done(monkeypatch)
+    assert training.train(recipes, CPU)[0].note == expected.note
+    assert len(done) == {1: 10 - 6, 2: 10}[damaged]
 
 
 # On a GPU --------------------------------------------------------------------------------------

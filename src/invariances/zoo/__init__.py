@@ -92,13 +92,15 @@ def _make(recipes: tuple[Recipe, ...], device: str) -> None:
 
 def _fetch(recipes: tuple[Recipe, ...], device: torch.device) -> list[store.Artefact]:
     by_key = {recipe.key(training.numerics(device)): recipe for recipe in recipes}
+    made = []
 
     def make(keys: list[str]) -> dict[str, store.Artefact]:
-        made = training.train([by_key[key] for key in keys], device, workers.advance)
-        return dict(zip(keys, made, strict=True))
+        made.extend(keys)
+        trained = training.train([by_key[key] for key in keys], device, workers.advance)
+        return dict(zip(keys, trained, strict=True))
 
     with workers.one_thread():
         found = store.fetch_many("models", list(by_key), make)
-    for key in by_key:
-        store.remove("checkpoints", key)
+    if made:
+        training.forget(made)
     return [found[key] for key in by_key]

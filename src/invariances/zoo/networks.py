@@ -31,7 +31,11 @@ class Model(nn.Module):
     def forward(self, x: torch.Tensor, anchors: torch.Tensor | None = None) -> torch.Tensor:
         """Answer for inputs `x`; with `anchors`, codes of shape (k, d), the head reads similarities to them."""
         codes = self.encoder(x)
-        return self.head(codes if anchors is None else relative(codes, anchors))
+        if anchors is None:
+            return self.head(codes)
+        with torch.autocast(codes.device.type, enabled=False):  # similarities keep their digits
+            profiles = relative(codes.to(anchors.dtype), anchors)
+        return self.head(profiles)
 
     @torch.no_grad()
     def embed_anchors(self, x: torch.Tensor) -> torch.Tensor:

@@ -84,6 +84,7 @@ def save(kind: str, key: str, artefact: Artefact) -> None:
     with _file_system("write to"):
         content = save_bytes({name: np.asarray(array, order="C") for name, array in artefact.arrays.items()})
         place.parent.mkdir(parents=True, exist_ok=True)
+        place.with_suffix(".json").unlink(missing_ok=True)  # the old note would not fit the new arrays
         _replace(place, content)
         _replace(place.with_suffix(".json"), _written(_checksum(kind, key, content, note), note))
 

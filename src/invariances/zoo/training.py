@@ -6,6 +6,7 @@ trained as one. A long training leaves a checkpoint every now and then, from whi
 
 from __future__ import annotations
 
+import hashlib
 import math
 import platform
 import time
@@ -34,7 +35,7 @@ CLIP = 10.0
 """Bound on the norm of a model's gradient, as in the lineage."""
 CHECKPOINT_SECONDS = 120.0
 """How much of a training a fault may cost."""
-ANCHOR_STEPS = 10
+ANCHOR_STEPS = 5
 """Steps after which anchors are embedded anew: in every step they would cost more than all else."""
 AUGMENTED_PARTS = 16
 """Parts of a batch that are augmented apart: torchvision draws once for all pictures that it is given."""
@@ -274,6 +275,8 @@ class _Run:
     """States of `orders` at the start of the epoch."""
     anchors: torch.Tensor | None = None
     """Codes of the anchors, as they were embedded last."""
+    slot: int = 0
+    """Which of the two checkpoints is the last one."""
 
     def drawn(self, augment: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
         """Every model's pictures, augmented from its own stream, so that no model's draws depend on another."""
@@ -294,14 +297,19 @@ class _Run:
             arrays |= {f"stream.{i}": states[0], f"order.{i}": states[1]}
         arrays |= {"losses": self.losses} | ({} if self.anchors is None else {"anchors": self.anchors})
         arrays = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
-        store.save("checkpoints", keys[0], Artefact(arrays, {"models": keys, "epoch": self.epoch, "step": self.step}))
+        note = {"models": keys, "epoch": self.epoch, "step": self.step}
+        self.slot = 1 - self.slot  # the last one but one is overwritten: killed meanwhile, the last one is still whole
+        store.save("checkpoints", _slots(keys)[self.slot], Artefact(arrays, note))
 
     def resume(self, keys: list[str]) -> None:
-        """Go on from the checkpoint of these models, if there is one."""
-        found = store.load("checkpoints", keys[0])
-        if found is None or found.note["models"] != keys:
+        """Go on from the last checkpoint of these models, if there is one."""
+        found = [store.load("checkpoints", slot) for slot in _slots(keys)]
+        reached = [(one.note["epoch"], one.note["step"]) if one else (-1, -1) for one in found]
+        self.slot = reached.index(max(reached))
+        last = found[self.slot]
+        if last is None:
             return
-        arrays = {name: torch.tensor(array) for name, array in found.arrays.items()}
+        arrays = {name: torch.tensor(array) for name, array in last.arrays.items()}
         names = list(self.network.state_dict())
         self.network.load_state_dict({name: arrays[f"network.{name}"] for name in names})
         for i, parameter in enumerate(self.network.parameters()):
@@ -316,7 +324,18 @@ class _Run:
             order.set_state(arrays[f"order.{i}"])
         self.losses.copy_(arrays["losses"])
         self.anchors = arrays["anchors"].to(self.losses.device) if "anchors" in arrays else None
-        self.epoch, self.step = found.note["epoch"], found.note["step"]
+        self.epoch, self.step = reached[self.slot]
+
+
+def _slots(keys: list[str]) -> list[str]:
+    """The two names under which models that are trained together have their checkpoints."""
+    return [hashlib.sha256(" ".join([*keys, slot]).encode()).hexdigest()[:20] for slot in "01"]
+
+
+def forget(keys: list[str]) -> None:
+    """Remove the checkpoints of models that are finished."""
+    for slot in _slots(keys):
+        store.remove("checkpoints", slot)
 
 
 def _like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The zoo at laptop size: what its models reach, how fast they are trained, and how fast they come back from the store.
 
-Needs the extra `zoo` and the data sets under INVARIANCES_DATA (or the hub).
+Needs the extras `zoo` and `book` (matplotlib), and the data sets under INVARIANCES_DATA (or the hub).
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -119,7 +123,32 @@ def study_models(profile: str, seeds: int, into: Path) -> None:
         order = list(wanted)
         rows.sort(key=lambda row: order.index(row["key"]))
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.5g")
+    draw_models(pd.read_csv(path), into / "models.png")
     (into / "models.md").write_text(table_of_models(pd.read_csv(path)), encoding="utf-8")
+
+
+def draw_models(frame: pd.DataFrame, path: Path) -> None:
+    """Every model's test score, beside its untrained network and a guess."""
+    tasks = {"classification": ("accuracy", "test accuracy"), "reconstruction": ("mse", "test MSE")}
+    frame = frame.assign(line=frame["data"] + ", " + frame.model + np.where(frame["head"] == "relative", ", rel", ""))
+    counts = [frame[frame.task == task].line.nunique() for task in tasks]
+    figure, axes = plt.subplots(
+        2, 1, figsize=(7.5, 1.4 + 0.24 * sum(counts)), height_ratios=counts, layout="constrained"
+    )
+    for ax, (task, (score, label)) in zip(axes, tasks.items(), strict=True):
+        part = frame[frame.task == task]
+        order = list(dict.fromkeys(part.line))[::-1]
+        for untrained, one in part.groupby(part["head"] == "untrained"):
+            look = {"color": "0.6", "label": "untrained"} if untrained else {"color": "C0", "label": "trained"}
+            ax.plot(one[score], [order.index(line) for line in one.line], "o", markersize=5, alpha=0.8, **look)
+        ax.plot(part.guess, [order.index(line) for line in part.line], "|", color="C1", markersize=9, label="guess")
+        ax.set_yticks(range(len(order)), order, fontsize=8)
+        ax.set(xlabel=label, xlim=(0, None), ylim=(-0.6, len(order) - 0.4))
+        ax.grid(axis="y", color="0.93")
+        ax.set_axisbelow(True)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def table_of_models(frame: pd.DataFrame) -> str:

@@ -3,6 +3,8 @@ import math
 import operator
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -124,6 +126,32 @@ def test_a_lost_worker_costs_a_retry_and_not_the_run(tmp_path):
     assert len(results) == 2
     assert markers[0].exists()
     assert os.getpid() not in results
+
+
+def test_a_script_that_workers_cannot_import_is_told_what_to_do():
+    script = """
+from invariances.zoo import workers
+try:
+    list(workers.run(abs, [1, 2], "test", 2))
+except workers.WorkersError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable], input=script, capture_output=True, text=True, timeout=120, check=True, cwd=os.sep
+    )
+    assert "put what trains under `if __name__ == '__main__':`" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def environment(name):
+    return os.environ.get(name)
+
+
+def test_local_workers_keep_freed_memory_and_have_one_thread():
+    names = list(workers.KEEP_MEMORY)
+    found = list(workers.run(environment, names, "test", processes=2))
+    assert sorted(found) == sorted(str(value) for value in workers.KEEP_MEMORY.values())
+    assert str(2**30) in found
 
 
 @pytest.mark.parametrize("named_by", ["address", "file"])

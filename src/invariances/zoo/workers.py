@@ -216,7 +216,13 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
             return
         quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
         with _uninterrupted(), dask.config.set({"distributed.nanny.pre-spawn-environ": KEEP_MEMORY}):
-            machine = LocalCluster(n_workers=processes, threads_per_worker=1, **quiet)
+            try:
+                machine = LocalCluster(n_workers=processes, threads_per_worker=1, **quiet)
+            except RuntimeError as error:  # most often a script that every worker runs anew
+                raise WorkersError(
+                    f"the worker processes did not start ({error}); in a script of your own put what trains under "
+                    "`if __name__ == '__main__':` and run it from a file, or use processes=1"
+                ) from None
             stack.callback(_close, machine)
             client = Client(machine)
             stack.callback(_close, client)

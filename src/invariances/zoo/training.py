@@ -299,11 +299,11 @@ class _Run:
         arrays = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
         note = {"models": keys, "epoch": self.epoch, "step": self.step}
         self.slot = 1 - self.slot  # the last one but one is overwritten: killed meanwhile, the last one is still whole
-        store.save("checkpoints", _slots(keys)[self.slot], Artefact(arrays, note))
+        store.save("checkpoints", checkpoint_slots(keys)[self.slot], Artefact(arrays, note))
 
     def resume(self, keys: list[str]) -> None:
         """Go on from the last checkpoint of these models, if there is one."""
-        found = [store.load("checkpoints", slot) for slot in _slots(keys)]
+        found = [store.load("checkpoints", slot) for slot in checkpoint_slots(keys)]
         reached = [(one.note["epoch"], one.note["step"]) if one else (-1, -1) for one in found]
         self.slot = reached.index(max(reached))
         last = found[self.slot]
@@ -327,14 +327,14 @@ class _Run:
         self.epoch, self.step = reached[self.slot]
 
 
-def _slots(keys: list[str]) -> list[str]:
+def checkpoint_slots(keys: list[str]) -> list[str]:
     """The two names under which models that are trained together have their checkpoints."""
     return [hashlib.sha256(" ".join([*keys, slot]).encode()).hexdigest()[:20] for slot in "01"]
 
 
 def forget(keys: list[str]) -> None:
     """Remove the checkpoints of models that are finished."""
-    for slot in _slots(keys):
+    for slot in checkpoint_slots(keys):
         store.remove("checkpoints", slot)
 
 

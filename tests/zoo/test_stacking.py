@@ -220,12 +220,13 @@ def test_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, monkeyp
     assert len(done) == 15 - steps  # nothing was done twice
 
 
-def test_anchors_are_embedded_anew_every_few_steps(monkeypatch):
+@pytest.mark.parametrize(("every", "times"), [(1, 10), (2, 6)])
+def test_anchors_are_embedded_anew_every_few_steps(monkeypatch, every, times):
     codes, embed = [], Model.embed_anchors
     monkeypatch.setattr(Model, "embed_anchors", lambda self, x: codes.append(embed(self, x)) or codes[-1])
-    monkeypatch.setattr(training, "ANCHOR_STEPS", 2)
+    monkeypatch.setattr(training, "ANCHOR_STEPS", {"cnn": every})
     training.train(seeds(count=1, anchors=20, lr=0.05), CPU)  # five steps an epoch, two epochs
-    assert len(codes) == 6
+    assert len(codes) == times
     assert all(one.shape == (20, 16) for one in codes)
     assert all((one - other).abs().max() > 1e-4 for one, other in itertools.pairwise(codes))
 

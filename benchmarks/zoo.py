@@ -325,7 +325,8 @@ def findings(into: Path) -> str:
 
     def at_least(what: str, bound: float, value: float, unit: str) -> None:
         met = "yes" if value >= bound else "**no**"
-        lines.append(f"| {what} | ≥ {bound:g}{unit} | {value:.3g}{unit} | {met} |")
+        shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        lines.append(f"| {what} | ≥ {bound:g}{unit} | {shown}{unit} | {met} |")
 
     if (into / "family.csv").is_file():
         family = pd.read_csv(into / "family.csv")

@@ -11,7 +11,8 @@ from pathlib import Path
 import dask
 import pytest
 import torch
-from distributed import LocalCluster
+from distributed import Future, LocalCluster
+from distributed.comm import CommClosedError
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from invariances.zoo import workers
@@ -326,11 +327,23 @@ def test_a_unit_that_ends_every_worker_is_one_sentence():
 
 
 def test_ctrl_c_is_put_off_until_the_block_ends():
-    reached = []
+    before, reached = signal.getsignal(signal.SIGINT), []  # ignored where the tests run in the background of a shell
     with pytest.raises(KeyboardInterrupt), workers._uninterrupted():
         signal.raise_signal(signal.SIGINT)
         reached.append(1)
     assert reached == [1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     with workers._uninterrupted():
         pass
+
+
+def test_a_result_that_the_scheduler_took_with_it_is_one_sentence(monkeypatch):
+    def gone(self):
+        raise CommClosedError("in <TCP (closed) gather>: Stream is closed")
+
+    with cluster_of_one() as cluster:
+        monkeypatch.setenv("INVARIANCES_CLUSTER", cluster.scheduler_address)
+        monkeypatch.setattr(Future, "result", gone)
+        with pytest.raises(workers.WorkersError, match="went away; what is finished is kept") as lost:
+            list(workers.run(abs, [1, 2], "test"))
+        assert "\n" not in str(lost.value)

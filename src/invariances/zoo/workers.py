@@ -172,6 +172,7 @@ def _dask(
     unit: Callable[[Item], Result], items: Sequence[Item], progress: _Progress, processes: int, cluster: str | None
 ) -> Iterator[Result]:
     from distributed import CancelledError, KilledWorker, as_completed
+    from distributed.comm import CommClosedError
 
     topic = f"invariances-{uuid.uuid4().hex}"
     with _client(processes, cluster) as client:
@@ -190,7 +191,7 @@ def _dask(
                     f"({error.allowed_failures + 1} times), perhaps for lack of memory; what is finished is kept, run "
                     "again with fewer processes or smaller parameters"
                 ) from None
-            except CancelledError:
+            except (CancelledError, CommClosedError):  # the second while a result was on its way
                 raise _lost(cluster) from None
             progress.finish(number_of[future.key])
             yield result

@@ -86,7 +86,7 @@ def run_section(section: str, given: Mapping[str, Any], folder: Path, progress: 
                 cwd=place,
                 kernel_name="python3",
                 progress_bar=progress,
-                stderr_file=sys.stderr if progress else None,
+                stderr_file=sys.stderr if progress and sys.stderr.isatty() else None,
             )
         except PapermillExecutionError as error:
             said = error.evalue if error.ename in READABLE else f"{section} failed with {error.ename}: {error.evalue}"

@@ -29,7 +29,7 @@ results: install  ## write the committed results of the book anew, at smoke size
 	for section in initialization architecture training stitching; do \
 	  $(BIN)/invariances run $$section -p profile smoke --into book/results || exit 1; done
 
-studies: install  ## run the studies of verdicts, intervals, speed and the zoo anew (two hours on two idle cores)
+studies: install  ## run the studies of verdicts, intervals, speed and the zoo anew (about an hour and a half on two idle cores)
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/operating_characteristics.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS),bench]'

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,9 @@ class Run(NamedTuple):
     folder: Path
 
     def signal(self, number):
-        """To the process group, as a terminal does."""
-        os.killpg(self.process.pid, number)
+        """To the process group, as a terminal does; a run that has just ended has none."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def end(self, seconds=120):
         """Exit status, standard output and standard error."""

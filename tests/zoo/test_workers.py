@@ -326,6 +326,22 @@ def test_a_unit_that_ends_every_worker_is_one_sentence():
     assert "(1 times)" in sentence(caught)
 
 
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_a_machine_that_stood_still_is_given_a_second_chance(failures):
+    stalls = iter([AssertionError] * failures)
+
+    def start():
+        for stall in stalls:
+            raise stall
+        return "started"
+
+    if failures < 2:
+        assert workers._patiently(start) == "started"
+    else:
+        with pytest.raises(RuntimeError, match="more than 10 s to start a thread, twice"):
+            workers._patiently(start)
+
+
 def test_ctrl_c_is_put_off_until_the_block_ends():
     before, reached = signal.getsignal(signal.SIGINT), []  # ignored where the tests run in the background of a shell
     with pytest.raises(KeyboardInterrupt), workers._uninterrupted():

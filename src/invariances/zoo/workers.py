@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from multiprocessing import resource_tracker
@@ -218,7 +218,7 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
         quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
         with _uninterrupted(), dask.config.set({"distributed.nanny.pre-spawn-environ": KEEP_MEMORY}):
             try:
-                machine = LocalCluster(n_workers=processes, threads_per_worker=1, **quiet)
+                machine = _patiently(lambda: LocalCluster(n_workers=processes, threads_per_worker=1, **quiet))
             except RuntimeError as error:  # most often a script that every worker runs anew
                 raise WorkersError(
                     f"the worker processes did not start ({error}); in a script of your own put what trains under "
@@ -228,6 +228,16 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
             client = Client(machine)
             stack.callback(_close, client)
         yield client
+
+
+def _patiently(start: Callable[[], Result]) -> Result:
+    """Start once more where this machine stood still: Dask gives its event loop 10 s, and then fails an assertion."""
+    with suppress(AssertionError):
+        return start()
+    try:
+        return start()
+    except AssertionError:
+        raise RuntimeError("this machine took more than 10 s to start a thread, twice") from None
 
 
 def _connected(kind: type, cluster: str) -> Client:

@@ -23,14 +23,15 @@ class Profile:
     """By data set, "" for the others."""
     n_test: int
     n_parallel: int
-    """Parallel sentences; the anchors come first, the rest are held out."""
+    """Parallel sentences: the anchors come first, those up to `zoo.training.ANCHOR_POOL` are held out to score
+    alignment, the rest teach encoders their language."""
     pixels: int
     pixels_imagenet: int
     vocabulary: int
     length: dict[str, int]
     """Tokens per text by data set, "" for the others."""
     epochs: dict[str, int]
-    """By what is trained: cnn, vit, autoencoder, text, and head for the classifier on a frozen encoder."""
+    """By what is trained: cnn, vit, autoencoder, text, masked for a language, head for what reads a frozen encoder."""
     batch_size: dict[str, int]
     """By the same."""
     lr: dict[str, float]
@@ -39,8 +40,15 @@ class Profile:
     """Of classifiers, by data set; none of the others."""
     networks: dict[str, dict[str, Any]]
     """Fields of a zoo `Network` by the names that the paper's rows use."""
+    fewer_seeds: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Models per variant where time forbids `seeds`: by section and row, "" for its others."""
     checkpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Pretrained encoders, one a model, by the same names, or by language where languages are compared."""
+
+    def seeds_of(self, section: str, row: str) -> int:
+        """Models per variant of a row."""
+        fewer = self.fewer_seeds.get(section, {})
+        return fewer.get(row, fewer.get("", self.seeds))
 
 
 def _networks(cnn: dict, vit_small: dict, vit_base: dict, text: dict) -> dict[str, dict[str, Any]]:
@@ -70,9 +78,9 @@ PROFILES: dict[str, Profile] = {
             pixels_imagenet=8,
             vocabulary=500,
             length={"": 20},
-            epochs={"cnn": 8, "vit": 10, "autoencoder": 10, "text": 3},
-            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 64},
-            lr={"cnn": 1e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3},
+            epochs={"cnn": 8, "vit": 10, "autoencoder": 10, "text": 3, "masked": 1, "head": 8},
+            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 64, "head": 64},
+            lr={"cnn": 1e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3, "head": 1e-3},
             augmentation={},
             networks=_networks(
                 cnn={"width": 16, "dim": 32},
@@ -88,14 +96,14 @@ PROFILES: dict[str, Profile] = {
             anchors=500,
             n_train={"": 10_000},
             n_test=2_000,
-            n_parallel=2_000,
+            n_parallel=8_000,
             pixels=32,
             pixels_imagenet=64,
             vocabulary=4_000,
             length={"": 64, "trec": 24},
-            epochs={"cnn": 15, "vit": 12, "autoencoder": 8, "text": 8},
-            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 32},
-            lr={"cnn": 2e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3},
+            epochs={"cnn": 15, "vit": 12, "autoencoder": 8, "text": 8, "masked": 5, "head": 8},
+            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 32, "head": 64},
+            lr={"cnn": 2e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3, "head": 1e-3},
             augmentation={"cifar-10": "light", "cifar-100": "light"},
             networks=_networks(
                 cnn={"width": 32, "dim": 128},
@@ -103,6 +111,12 @@ PROFILES: dict[str, Profile] = {
                 vit_base={"depth": 6, "dim": 96, "heads": 6, "patch": 4},
                 text={"depth": 2, "dim": 128, "heads": 4},
             ),
+            fewer_seeds={
+                "initialization": {"Fashion-MNIST, reconstruction": 5, "CIFAR-100, reconstruction": 5},
+                "architecture": {"": 5, "ViT-Small vs ViT-Base": 3},
+                "training": {"": 5, "ImageNet: Aug Light vs Heavy": 4, "Amazon Reviews: Batch 32 vs 128": 4},
+                "stitching": {"": 5, "Amazon (Cross-lingual)": 3, "MNIST, classification": 10},
+            },
         ),
         Profile(
             name="full",
@@ -116,7 +130,7 @@ PROFILES: dict[str, Profile] = {
             pixels_imagenet=128,
             vocabulary=30_000,
             length={"": 256, "trec": 64},
-            epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10, "head": 10},
+            epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10, "masked": 5, "head": 10},
             batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32, "head": 32},
             lr={"cnn": 1e-3, "vit": 5e-4, "autoencoder": 5e-4, "text": 5e-5, "head": 1e-3},
             augmentation={"cifar-10": "light", "cifar-100": "light"},

@@ -20,6 +20,8 @@ class Variant(NamedTuple):
     task: Literal["classification", "reconstruction"] = "classification"
     training: tuple[tuple[str, object], ...] = ()
     """What differs from the profile's training."""
+    masked: bool = False
+    """Whether the text encoder first learns its language by guessing masked tokens."""
 
 
 class Row(NamedTuple):
@@ -31,6 +33,8 @@ class Row(NamedTuple):
     """What the parameter `datasets` calls it."""
     variants: tuple[Variant, ...]
     remark: str = ""
+    spaces: tuple[str, ...] = ()
+    """Of a stitching row: how encoders and heads are connected."""
 
 
 def _own_choice(dataset: str) -> str:
@@ -39,6 +43,17 @@ def _own_choice(dataset: str) -> str:
 
 def _initialization(name: str, dataset: str, network: str, remark: str = "") -> Row:
     return Row(name, dataset, (Variant(network.upper(), dataset, network),), remark)
+
+
+def _autoencoders(name: str, dataset: str, remark: str = "", spaces: tuple[str, ...] = ()) -> Row:
+    return Row(name, dataset, (Variant("Autoencoder", dataset, "cnn-3", "reconstruction"),), remark, spaces)
+
+
+_NOT_REPORTED = "Not in the paper's table, which does not say whether its models classify or reconstruct."
+STITCHED = ("absolute", "relative", "affine", "orthogonal", "product")
+"""How the models of the paper's stitching table are connected."""
+MAPPED = ("absolute", "affine", "orthogonal")
+"""How models are connected that have no head on relative representations."""
 
 
 def _trained(dataset: str, network: str, **variants: dict[str, object]) -> tuple[Variant, ...]:
@@ -58,6 +73,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
         _initialization("CIFAR-100", "cifar-100", "cnn-3"),
         _initialization("TREC", "trec", "bert"),
         _initialization("DBpedia", "dbpedia", "bert"),
+        _autoencoders("MNIST, reconstruction", "mnist", _NOT_REPORTED),
+        _autoencoders("Fashion-MNIST, reconstruction", "fashion-mnist", _NOT_REPORTED),
+        _autoencoders("CIFAR-10, reconstruction", "cifar-10", _NOT_REPORTED),
+        _autoencoders("CIFAR-100, reconstruction", "cifar-100", _NOT_REPORTED),
     ),
     "architecture": (
         Row(
@@ -109,14 +128,35 @@ ROWS: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "stitching": (
-        Row("MNIST", "mnist", (Variant("Autoencoder", "mnist", "cnn-3", "reconstruction"),)),
-        Row("CIFAR-10", "cifar-10", (Variant("Autoencoder", "cifar-10", "cnn-3", "reconstruction"),)),
-        Row("TREC", "trec", (Variant("BERT", "trec", "bert"),)),
+        _autoencoders("MNIST", "mnist", spaces=STITCHED),
+        _autoencoders("CIFAR-10", "cifar-10", spaces=STITCHED),
+        Row("TREC", "trec", (Variant("BERT", "trec", "bert"),), spaces=STITCHED),
         Row(
             "Amazon (Cross-lingual)",
             "amazon",
-            tuple(Variant(language, f"amazon-{language}", "bert") for language in ("en", "de", "fr")),
-            "Anchors are parallel sentences of Multi30k, out of the reviews' domain; scored reviews are not parallel.",
+            tuple(Variant(language, f"amazon-{language}", "bert", masked=True) for language in ("en", "de", "fr")),
+            "Anchors are parallel sentences of Multi30k, out of the reviews' domain; scored reviews are not parallel. "
+            "Spanish, Japanese and Chinese have reviews, but no parallel sentences here.",
+            STITCHED,
+        ),
+        Row(
+            "MNIST, classification",
+            "mnist",
+            (Variant("CNN-3", "mnist", "cnn-3"),),
+            "Not in the paper's table; for key finding 4.",
+            MAPPED,
+        ),
+        Row(
+            "CIFAR-10, classification",
+            "cifar-10",
+            (
+                Variant("CNN-3", "cifar-10", "cnn-3"),
+                Variant("CNN-5", "cifar-10", "cnn-5"),
+                Variant("GELU", "cifar-10", "cnn-3-gelu"),
+                Variant("SGD", "cifar-10", "cnn-3", training=(("optimizer", "sgd"), ("lr", 0.05))),
+            ),
+            "Not in the paper's table; for key finding 4: models of several architectures and optimizers.",
+            MAPPED,
         ),
     ),
 }

@@ -26,7 +26,8 @@ UNTRAINED = 3
 """Untrained models per group, at most: the reference that alignment is read against."""
 ALL_ARCHITECTURES = "All architectures"
 """The row of the tidy table that holds the pairs of the CKA heatmap."""
-STITCHED = ("absolute", "relative", "affine", "orthogonal")
+SHARED = "shared 0"
+"""The name of the initial weights that the conditions of a training row share, in its control."""
 
 
 class Group(NamedTuple):
@@ -41,11 +42,13 @@ class Group(NamedTuple):
     untrained: dict[str, Recipe]
     relative: dict[str, Recipe]
     """With heads on relative representations; only for stitching."""
+    shared: dict[str, Recipe]
+    """The control with the initial weights of the row's other conditions; only for training."""
 
     @property
     def all_recipes(self) -> list[Recipe]:
         """Every recipe of the group."""
-        return [*self.recipes.values(), *self.untrained.values(), *self.relative.values()]
+        return [*self.recipes.values(), *self.untrained.values(), *self.relative.values(), *self.shared.values()]
 
 
 class PlannedRow(NamedTuple):
@@ -106,13 +109,14 @@ def _plan_row(row: Row, settings: Settings) -> PlannedRow:
     data = settings.value("data")
     kept = [v for v in row.variants if data != "builtin" or datasets.REGISTRY[v.dataset].stand_in]
     try:
-        return PlannedRow(row, tuple(_plan_group(variant, settings) for variant in kept), "")
+        return PlannedRow(row, tuple(_plan_group(variant, row, settings) for variant in kept), "")
     except PretrainedError as error:
         return PlannedRow(row, (), str(error))
 
 
-def _plan_group(variant: Variant, settings: Settings) -> Group:
-    networks = _networks(variant, settings)
+def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
+    seeds = settings.seeds or settings.sizes.seeds_of(settings.section, row.name)
+    networks = _networks(variant, seeds, settings)
     prepared_for = [datasets.prepare(_view(variant, network, settings)) for network in networks]
     prepared = prepared_for[0]
     if settings.samples and prepared.n_train < settings.samples:
@@ -126,14 +130,17 @@ def _plan_group(variant: Variant, settings: Settings) -> Group:
         for own, network in zip(prepared_for, networks, strict=True)
     ]
     if networks[0].family != "pretrained":
-        bases = [replace(bases[0], seed=seed) for seed in range(settings.value("seeds"))]
+        bases = [replace(bases[0], seed=seed) for seed in range(seeds)]
     recipes = {f"{variant.label} {i}": recipe for i, recipe in enumerate(bases)}
     untrained = {f"{variant.label} {i}": recipe.untrained() for i, recipe in enumerate(bases[:UNTRAINED])}
     relative = {name: replace(recipe, anchors=anchors) for name, recipe in recipes.items()}
-    return Group(variant, prepared, anchors, recipes, untrained, relative if settings.section == "stitching" else {})
+    shared = {}
+    if settings.section == "training" and networks[0].family != "pretrained":
+        shared = {f"{variant.label} {SHARED}": replace(bases[0], initialization=SHARED)}
+    return Group(variant, prepared, anchors, recipes, untrained, relative if "relative" in row.spaces else {}, shared)
 
 
-def _networks(variant: Variant, settings: Settings) -> list[Network]:
+def _networks(variant: Variant, seeds: int, settings: Settings) -> list[Network]:
     """The one network whose seeds are compared, or one pretrained network for each model.
 
     Conditions of training are compared from scratch: a frozen encoder does not feel them.
@@ -142,7 +149,7 @@ def _networks(variant: Variant, settings: Settings) -> list[Network]:
     if not variant.training:
         names = sizes.checkpoints.get(variant.label) or sizes.checkpoints.get(variant.network, ())
         if names:
-            chosen = names[: settings.value("seeds")]
+            chosen = names[:seeds]
             return [Network("pretrained", checkpoint=pretrained.pinned(name)) for name in chosen]
     return [Network(**sizes.networks[variant.network])]
 
@@ -181,6 +188,8 @@ def _training(variant: Variant, network: Network, settings: Settings) -> Trainin
     base = {"epochs": epochs, "batch_size": sizes.batch_size[kind], "lr": sizes.lr[kind]}
     if variant.task == "classification" and variant.dataset in sizes.augmentation:
         base["augmentation"] = sizes.augmentation[variant.dataset]
+    if variant.masked and network.family != "pretrained":
+        base["masked_epochs"] = sizes.epochs["masked"]
     return Training(**{**base, **dict(variant.training)})
 
 
@@ -297,7 +306,7 @@ def _stitch_row(result: RowResult, untrained: Mapping[str, Trained], settings: S
         return training.quality(task, outputs, targets)[measure]
 
     frames = []
-    for invariance in STITCHED:
+    for invariance in result.planned.row.spaces:
         models = result.relative if invariance == "relative" else result.models
         pieces = stitchables(result.planned, models)
         # languages have their own test sets, so one untrained encoder cannot serve all heads

@@ -71,7 +71,7 @@ def cost(recipe: Recipe, device: torch.device) -> training.Cost:
 
 def _epochs(recipes: tuple[Recipe, ...]) -> int:
     """Work in a group of recipes, as the progress bar counts it."""
-    return sum(max(recipe.training.epochs, 1) for recipe in recipes)
+    return sum(max(recipe.training.epochs + recipe.training.masked_epochs, 1) for recipe in recipes)
 
 
 def _make(recipes: tuple[Recipe, ...], device: str) -> None:

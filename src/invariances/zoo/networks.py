@@ -18,6 +18,8 @@ from invariances.zoo import pretrained
 from invariances.zoo.recipes import Network
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+MASK = 4
+"""The token id that hides another, in the tokenizers that `datasets` trains; ids up to it are marks, not text."""
 
 
 class Model(nn.Module):
@@ -169,10 +171,31 @@ class _TextEncoder(nn.Module):
         self.padding = config.pad_token_id
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mask = x != self.padding
-        hidden = self.body(input_ids=x, attention_mask=mask.long()).last_hidden_state
-        mask = mask.unsqueeze(-1).to(hidden)
+        hidden = self.hidden(x)
+        mask = (x != self.padding).unsqueeze(-1).to(hidden)
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """States of all tokens, of shape (n, length, dim)."""
+        return self.body(input_ids=x, attention_mask=(x != self.padding).long()).last_hidden_state
+
+
+class MaskedLanguage(nn.Module):
+    """A text encoder that guesses masked tokens, by BERT's head: its output layer is the embedding itself."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        embedding = encoder.body.get_input_embeddings().weight
+        self.head = nn.Sequential(
+            nn.Linear(embedding.shape[1], embedding.shape[1]), nn.GELU(), nn.LayerNorm(embedding.shape[1])
+        )
+        self.bias = nn.Parameter(embedding.new_zeros(len(embedding)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of all tokens for every masked place, of shape (masked, vocabulary)."""
+        guessed = self.head(self.encoder.hidden(x)[x == MASK])
+        return guessed @ self.encoder.body.get_input_embeddings().weight.T + self.bias
 
 
 def _text(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn.Module:

@@ -65,11 +65,14 @@ class Training:
     lr: PositiveFloat = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     augmentation: Literal["none", "light", "heavy"] = "none"
+    masked_epochs: NonNegativeInt = 0
+    """Of texts: passes of masked-language modelling before, over reviews and such parallel sentences as are in no
+    pool."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """One model. Its key also seeds its weights and data order, so no two recipes share either."""
+    """One model. Its key also seeds its weights and data order, so no two recipes share either by accident."""
 
     data: str
     """Key of the prepared arrays."""
@@ -81,16 +84,27 @@ class Recipe:
     seed: NonNegativeInt
     anchors: NonNegativeInt = 0
     """0 for a head on codes; k for a head trained on relative representations of k anchors."""
+    initialization: str = ""
+    """A name for initial weights that recipes of one network share, as a control; without one they are its own."""
 
     def key(self, numerics: str) -> str:
         """The name of the model in the store: a hash of the recipe, its version and the numerics."""
         said = {**asdict(self), "version": RECIPE_VERSION, "numerics": numerics}
+        # these fields came later: where they say nothing, a model keeps the key that it had
+        if not self.initialization:
+            del said["initialization"]
+        if not self.training.masked_epochs:
+            said["training"] = {name: value for name, value in said["training"].items() if name != "masked_epochs"}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.training.masked_epochs and self.network.family not in ("bert", "roberta"):
+            raise ValueError("masked_epochs are for bert and roberta, which read tokens")
         if self.network.family != "pretrained":
             return self
+        if self.initialization:
+            raise ValueError("a pretrained encoder's weights are its own; leave initialization out")
         if self.task != "classification" or self.training.augmentation != "none":
             raise ValueError("a pretrained encoder's codes are made once: it has a classifier and no augmentation")
         if self.seed and not self.network.fresh:
@@ -100,4 +114,4 @@ class Recipe:
     def untrained(self) -> Recipe:
         """The same network before training: the reference that alignment is read against."""
         network = replace(self.network, fresh=self.network.family == "pretrained")
-        return replace(self, network=network, training=replace(self.training, epochs=0))
+        return replace(self, network=network, training=replace(self.training, epochs=0, masked_epochs=0))

@@ -22,7 +22,7 @@ from torch import nn
 
 from invariances.transforms import relative
 from invariances.zoo import datasets, store
-from invariances.zoo.networks import Model, build
+from invariances.zoo.networks import MASK, MaskedLanguage, Model, build
 from invariances.zoo.recipes import Recipe, Training
 from invariances.zoo.stacking import FAMILIES, Stacked
 from invariances.zoo.store import Artefact
@@ -38,6 +38,8 @@ CHECKPOINT_SECONDS = 120.0
 ANCHOR_STEPS = {"bert": 5, "roberta": 5}
 """Steps after which a family's anchors are embedded anew, where it is not every step. For texts that would cost more
 than all else; autoencoders of digits end with twice the error if theirs are five steps old."""
+MASKED = 0.15
+"""Share of the tokens that masked-language modelling hides (Devlin et al. 2019)."""
 AUGMENTED_PARTS = 16
 """Parts of a batch that are augmented apart: torchvision draws once for all pictures that it is given."""
 
@@ -98,16 +100,23 @@ def train(recipes: Sequence[Recipe], device: torch.device, advance: Advance | No
     data = {name: _placed(torch.from_numpy(array), device) for name, array in prepared.arrays.items()}
     models, streams, orders = [], [], []
     for key in keys:
-        torch.manual_seed(int(key[:12], 16))  # own weights, own augmentation, own order
+        torch.manual_seed(_seed(first.initialization) if first.initialization else int(key[:12], 16))
         models.append(fresh_model(first, prepared).to(device))
+        if first.initialization:
+            torch.manual_seed(int(key[:12], 16))
+        # own weights, own augmentation, own order
         streams.append(torch.get_rng_state())
         orders.append(torch.Generator().manual_seed(torch.initial_seed()))
     if first.network.checkpoint and not first.network.fresh:
         # a frozen encoder's codes are made once, and only the head is trained, on them
         data = _embedded(models[0].encoder, data)
         models = [Model(nn.Identity(), model.head) for model in models]
+    tell = advance or (lambda epochs, **shown: None)
     with _deterministic(device):
-        losses = _fit(models, first, data, streams, orders, keys, advance or (lambda epochs, **shown: None))
+        if first.training.masked_epochs and not _under_way(keys):
+            for model, order in zip(models, orders, strict=True):
+                _learn_language(model.encoder, first.training, data, order, tell)
+        losses = _fit(models, first, data, streams, orders, keys, tell)
     return [_artefact(*each, data, device) for each in zip(models, recipes, losses, strict=True)]
 
 
@@ -152,7 +161,13 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
         start = clock()
         _fit([model], short, {**some, "parallel_x": _pool(data)}, [stream], [order], ["cost"], lambda *_, **__: None)
         taken = (clock() - start) / few
-    return Cost(seconds + (taken * steps * plan.epochs if plan.epochs else 0), bytes_ + rows * codes.shape[1] * 4)
+    # a pass of masked-language modelling costs about as much for each of its texts
+    passes = plan.epochs + plan.masked_epochs * sum(map(len, _language(data))) / len(data["train_x"])
+    return Cost(seconds + (taken * steps * passes if plan.epochs else 0), bytes_ + rows * codes.shape[1] * 4)
+
+
+def _seed(name: str) -> int:
+    return int(hashlib.sha256(name.encode()).hexdigest()[:12], 16)
 
 
 def unpack(recipe: Recipe, artefact: Artefact) -> Trained:
@@ -258,6 +273,45 @@ def _fit(
     return run.losses.T.tolist()
 
 
+def _learn_language(
+    encoder: nn.Module, plan: Training, data: dict[str, torch.Tensor], order: torch.Generator, advance: Advance
+) -> None:
+    """Masked-language modelling in place, before the task: guess the tokens that are hidden."""
+    device = next(encoder.parameters()).device
+    network = MaskedLanguage(encoder).to(device).train()
+    optimizer = _optimizer(network, plan)
+    # batches are of one kind of text, so that short ones are not padded to the length of long ones
+    kinds = [inputs(texts) for texts in _language(data)]
+    steps = plan.masked_epochs * sum(math.ceil(len(texts) / plan.batch_size) for texts in kinds)
+    done = 0
+    for _ in range(plan.masked_epochs):
+        shuffled = [texts[torch.randperm(len(texts), generator=order)] for texts in kinds]
+        batches = [batch for texts in shuffled for batch in texts.split(plan.batch_size)]
+        for i in torch.randperm(len(batches), generator=order).tolist():
+            batch = batches[i][:, : int((batches[i] != encoder.padding).sum(dim=1).max())]
+            hidden = (torch.rand(batch.shape, generator=order) < MASKED) & (batch > MASK)
+            x, target = batch.masked_fill(hidden, MASK).to(device), batch[hidden].to(device)
+            if len(target) == 0:
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = plan.lr * _rate(plan.schedule, done / steps)
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                guesses = network(x)
+            loss = nn.functional.cross_entropy(guesses.float(), target)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            _clip(network, alone=True)
+            optimizer.step()
+            done += 1
+        advance(1, loss=float(loss.detach()))
+
+
+def _language(data: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Texts to learn a language from: the training texts, and sentences that no space holds."""
+    sentences = data["parallel_x"][ANCHOR_POOL:] if "parallel_x" in data else ()
+    return [texts for texts in (data["train_x"], sentences) if len(texts)]
+
+
 @dataclass
 class _Run:
     """All that changes while training goes on: a checkpoint is this, and nothing else."""
@@ -304,7 +358,7 @@ class _Run:
 
     def resume(self, keys: list[str]) -> None:
         """Go on from the last checkpoint of these models, if there is one."""
-        found = [store.load("checkpoints", slot) for slot in checkpoint_slots(keys)]
+        found = _checkpoints(keys)
         reached = [(one.note["epoch"], one.note["step"]) if one else (-1, -1) for one in found]
         self.slot = reached.index(max(reached))
         last = found[self.slot]
@@ -326,6 +380,15 @@ class _Run:
         self.losses.copy_(arrays["losses"])
         self.anchors = arrays["anchors"].to(self.losses.device) if "anchors" in arrays else None
         self.epoch, self.step = reached[self.slot]
+
+
+def _checkpoints(keys: list[str]) -> list[Artefact | None]:
+    return [store.load("checkpoints", slot) for slot in checkpoint_slots(keys)]
+
+
+def _under_way(keys: list[str]) -> bool:
+    """Whether there is a checkpoint to go on from: what comes before the loop lies behind."""
+    return any(_checkpoints(keys))
 
 
 def checkpoint_slots(keys: list[str]) -> list[str]:

@@ -173,7 +173,8 @@ def prediction(frame: pd.DataFrame) -> Figure:
         for i, (text, color) in enumerate(said):
             at = {"xy": (0.03, 0.04 + 0.085 * i), "xycoords": "axes fraction"}
             ax.annotate(text, **at, color=color, fontsize=8, fontweight="bold")
-        ax.margins(y=0.3)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low - 0.4 * (high - low), high)  # room for what is said below the points
         ax.set(title=row, xlabel="calibrated alignment", ylabel="share of the ceiling kept")
     _legend(figure, axes)
     return _closed(figure)

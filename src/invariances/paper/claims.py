@@ -256,8 +256,7 @@ def _near_ceiling(row: str, part: pd.DataFrame) -> Outcome:
     real = across_groups(part[part.control == "none"])
     absolute = real[real.invariance == "absolute"].score.mean()
     spans = {}
-    for space in ("relative", "affine"):
-        own = real[real.invariance == space]
+    for space, own in real[real.invariance.isin(["relative", "affine"])].groupby("invariance"):
         if (own.metric == "mse").all():
             own = own.assign(retention=(absolute - own.score) / (absolute - own.ceiling))
         spans[space] = interval(own, "retention", groups_of(own))

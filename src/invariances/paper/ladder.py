@@ -9,6 +9,7 @@ all pairs of a row at once.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -18,9 +19,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from invariances import discovery
-from invariances.pairs import Interval, interval
+from invariances.pairs import Interval, difference, interval
 from invariances.paper.claims import groups_of
 from invariances.paper.sections import RowResult, Study, _described, _spaces
 from invariances.report import DELTA, WEAK, Verdict
@@ -31,8 +33,8 @@ from invariances.zoo import workers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 15
-"""Unordered pairs of models per row, at most; of more, a seeded draw is compared."""
+MOST = 25
+"""Unordered pairs of models per row, at most; of more, a seeded draw is compared, for the sake of time."""
 SPECTRA = 6
 """Ordered pairs per row whose singular values are kept, at most."""
 ALL = "all pairs"
@@ -82,7 +84,9 @@ def _row(result: RowResult, study: Study) -> Ladders:
     across = len(result.planned.groups) > 1
     pairs = [(a, b) for a, b in combinations(spaces, 2) if not across or group_of[a] != group_of[b]]
     found = pair_ladders(spaces, np.arange(k), pairs)
-    frame, values = (_described(part, result.planned, study.settings) for part in found)
+    frame, values = (
+        _described(part, result.planned, study.settings).drop(columns=["source", "n_train"]) for part in found
+    )
     frame.loc[frame.model_a == ALL, ["group_a", "group_b"]] = ALL
     return Ladders(frame, values)
 
@@ -117,7 +121,7 @@ def pair_ladders(
         standard error over samples of its distance to the best class, ``tolerance`` the larger of
         3 SE and delta, ``chosen`` the rule's choice and ``verdict`` its name ("none" for a constant).
         The lines with `ALL` in place of both models hold the choice for all pairs at once. T's
-        description is that of `invariances.discovery.Report.structure`.
+        description, that of `invariances.discovery.Report.structure`, stands on the lines of the affine map.
 
     Raises
     ------
@@ -134,15 +138,14 @@ def pair_ladders(
     for pair in found:
         ends = {"model_a": pair.model_a, "model_b": pair.model_b}
         widths = {"dim_a": pair.source.shape[1], "dim_b": pair.target.shape[1]}
+        rungs = _rungs([pair], max(widths.values()), delta).assign(**ends, **widths, **sizes)
         structure = discovery._structure(pair.source, pair.target, seed)
-        rungs = _rungs([pair], max(widths.values()), delta)
-        frames.append(rungs.assign(**ends, **widths, **structure, **sizes))
+        rungs.loc[rungs.rung == "affine", list(structure)] = list(structure.values())
+        frames.append(rungs)
         if len(values) < SPECTRA:
             values.append(_spectrum(pair, seed).assign(**ends))
     widths = {f"dim_{end}": max(frame[f"dim_{end}"].iloc[0] for frame in frames) for end in "ab"}
-    frames.append(
-        _rungs(found, discovery._width(read), delta).assign(model_a=ALL, model_b=ALL, **widths, **sizes)
-    )
+    frames.append(_rungs(found, discovery._width(read), delta).assign(model_a=ALL, model_b=ALL, **widths, **sizes))
     front = ["model_a", "model_b", "rung", "explained", "se", "gap", "tolerance", "parameters", "chosen", "verdict"]
     frame = pd.concat(frames, ignore_index=True)
     frame = frame[[*front, *frame.columns.difference(front, sort=False)]]
@@ -150,8 +153,15 @@ def pair_ladders(
 
 
 def _drawn(pairs: Sequence[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
-    chosen = np.random.default_rng(seed).permutation(len(pairs))[:MOST]
-    return [pairs[i] for i in sorted(chosen)]
+    """At most `MOST` pairs in a seeded order, in which no model comes much more often than another."""
+    left = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))]
+    times: Counter[str] = Counter()
+    drawn = []
+    while left and len(drawn) < MOST:
+        drawn.append(min(left, key=lambda pair: times[pair[0]] + times[pair[1]]))
+        left.remove(drawn[-1])
+        times.update(drawn[-1])
+    return drawn
 
 
 def _fitted(
@@ -226,7 +236,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Explained variances with their 95 % interval over models, where the models are enough for one.
-        T's figures are means over pairs, in brackets those of a simulated rotation with equal noise.
+        T's figures are medians over pairs, in brackets those of a simulated rotation with equal noise.
     """
     return pd.DataFrame([_line(row, part) for row, part in frame.groupby("row", sort=False)])
 
@@ -243,20 +253,21 @@ def _line(row: str, part: pd.DataFrame) -> dict[str, str]:
     )
     each = pairs[pairs.chosen]
     shares = each.verdict.value_counts(normalize=True)
-    spans = {
-        rung: interval(lines[["model_a", "model_b", "explained"]], "explained", groups_of(lines))
-        for rung, lines in pairs[pairs.rung != "constant"].groupby("rung", sort=False)
-    }
+    rungs = {rung: lines for rung, lines in pairs.groupby("rung", sort=False) if rung != "constant"}
+    groups = groups_of(each)
+    spans = {rung: interval(lines, "explained", groups) for rung, lines in rungs.items()}
+    beyond = difference(rungs["affine"], rungs["similarity"], "explained", groups)
     compared = f"{len(each)} of {first.pairs_in_all}" if len(each) < first.pairs_in_all else str(len(each))
     return {
         "Row": row,
         "Structure of T": named(chosen.verdict) + (" (weak)" if verdict.weak else ""),
-        "In words": str(verdict),
         "Pairs, each by itself": ", ".join(f"{named(name)} {share:.0%}" for name, share in shares.items()),
         **{f"Explained by {named(rung)}": _explained(span) for rung, span in spans.items()},
-        "Singular values, largest / smallest": _beside(each, "singular_ratio"),
-        "Distance from a scaled rotation": _beside(each, "off_rotation"),
-        "Shift, in standard deviations": _beside(each, "shift"),
+        "Affine beyond similarity": _explained(beyond),
+        "Singular values, largest / smallest": _beside(rungs["affine"], "singular_ratio"),
+        "Distance from a scaled rotation": _beside(rungs["affine"], "off_rotation"),
+        "Shift, in standard deviations": _beside(rungs["affine"], "shift"),
+        "In words": str(verdict),
         "Ordered pairs": compared,
         "Models": str(first.n_models),
         "Data": f"{first.data}; {first.n_anchors} anchors, {first.n_samples:,} scored",
@@ -274,8 +285,8 @@ def _explained(span: Interval) -> str:
     return f"{span.mean:z.2f}{bounds}"
 
 
-def _beside(each: pd.DataFrame, figure: str) -> str:
-    return f"{each[figure].median():.2f} ({each[f'{figure}_rotation'].median():.2f})"
+def _beside(affine: pd.DataFrame, figure: str) -> str:
+    return f"{affine[figure].median():.2f} ({affine[f'{figure}_rotation'].median():.2f})"
 
 
 def _notes(each: pd.DataFrame, span: Interval) -> str:
@@ -295,8 +306,10 @@ def figure(frame: pd.DataFrame) -> Figure:
     def draw(ax: plt.Axes, part: pd.DataFrame) -> None:
         whole, pairs = part[part.model_a == ALL], part[part.model_a != ALL]
         shown = pairs.assign(x=pairs.explained.clip(lower=LOWEST), y=pairs.rung.map(rungs.index))
-        shown["y"] += np.tile(np.linspace(-0.22, 0.22, 5), len(shown))[: len(shown)] if len(shown) else 0
-        ax.axhspan(*(rungs.index(whole.rung[whole.chosen].item()) + np.array([-0.5, 0.5])), color="0.9", zorder=0)
+        which = shown.groupby(["model_a", "model_b"]).ngroup()
+        shown["y"] += 0.5 * (which + 0.5) / (which.max() + 1) - 0.25
+        verdict = rungs.index(whole.rung[whole.chosen].item())
+        ax.axhspan(verdict - 0.45, verdict + 0.45, color="0.88", zorder=0, label="chosen for all pairs at once")
         for chosen, style in ((False, ("o", "C0", 3.5)), (True, ("D", "C1", 4.5))):
             points = shown[shown.chosen == chosen]
             label = "chosen for the pair" if chosen else "ordered pair of models"
@@ -329,9 +342,10 @@ def spectrum(singular_values: pd.DataFrame) -> Figure:
                     pair["index"], relative, kind, color=color, linewidth=width, alpha=0.7, label="" if i else label
                 )
         ax.axhline(1, color="0.8", linewidth=1, zorder=0)
-        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     drawn = _panels(singular_values, draw, 2.2)
+    drawn.axes[0].set_ylim(bottom=0)  # all panels share it
     drawn.supxlabel("singular value of T, largest first (axes that hold 95 % of the variance)", fontsize=10)
     drawn.supylabel("size, relative to the mean", fontsize=10)
     return _closed(drawn)

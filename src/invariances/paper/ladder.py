@@ -59,7 +59,7 @@ class Ladders(NamedTuple):
         paths = tuple(Path(folder) / f"{section}_{name}.csv" for name in ("ladder", "singular_values"))
         for path, frame in zip(paths, self, strict=True):
             temporary = path.with_name(path.name + ".part")
-            frame.to_csv(temporary, index=False, float_format="%.5g")
+            frame.to_csv(temporary, index=False, float_format="%.6g")
             temporary.replace(path)
         return paths
 
@@ -79,8 +79,8 @@ def run(study: Study) -> Ladders:
 
 
 def _row(result: RowResult, study: Study) -> Ladders:
-    spaces, _, k = _spaces(result.planned, result.models)
     group_of = {name: group.variant.label for group in result.planned.groups for name in group.recipes}
+    spaces, _, k = _spaces(result.planned, {name: result.models[name] for name in group_of})
     across = len(result.planned.groups) > 1
     pairs = [(a, b) for a, b in combinations(spaces, 2) if not across or group_of[a] != group_of[b]]
     found = pair_ladders(spaces, np.arange(k), pairs)
@@ -158,7 +158,7 @@ def _drawn(pairs: Sequence[tuple[str, str]], seed: int) -> list[tuple[str, str]]
     times: Counter[str] = Counter()
     drawn = []
     while left and len(drawn) < MOST:
-        drawn.append(min(left, key=lambda pair: times[pair[0]] + times[pair[1]]))
+        drawn.append(min(left, key=lambda pair: sorted((times[pair[0]], times[pair[1]]), reverse=True)))
         left.remove(drawn[-1])
         times.update(drawn[-1])
     return drawn

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from invariances.pairs import interval
 from invariances.paper.claims import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT
-from invariances.paper.rows import INVARIANCES
+from invariances.paper.rows import INVARIANCES, STITCHED
 from invariances.paper.sections import ALL_ARCHITECTURES, RowResult, Study, stitchables
 from invariances.stitching import connect
 from invariances.transforms import Relative
@@ -109,14 +109,11 @@ def cka_heatmap(frame: pd.DataFrame) -> Figure:
 
 def reconstructions(result: RowResult, pictures: int = 8) -> Figure:
     """Original, reconstruction, and stitched by each space, for the same pictures and one pair of models."""
-    planned = result.planned
-    names = list(result.models)[:2]
-    absolute = stitchables(planned, {name: result.models[name] for name in names})
-    relative = stitchables(planned, {name: result.relative[name] for name in names})
-    a, b = names
+    a, b = list(result.models)[:2]
+    absolute = stitchables(result, "absolute")
     lines = {"original": absolute[a].codes.targets, "not stitched": absolute[b].head(absolute[b].codes.samples)}
-    for space in ("absolute", "relative", "affine", "orthogonal"):
-        pieces = relative if space == "relative" else absolute
+    for space in result.planned.row.spaces:
+        pieces = stitchables(result, space)
         lines[f"stitched: {space}"] = connect(pieces[a].codes, pieces[b], space)
     figure, axes = plt.subplots(len(lines), pictures, figsize=(pictures, 1.08 * len(lines)), layout="constrained")
     for line, (title, images) in zip(axes, lines.items(), strict=True):
@@ -135,7 +132,7 @@ def stitching(study: Study) -> Figure:
     """Share of the ceiling that stitching keeps, by space, with the controls."""
     rows = list(study.rows)
     figure, axes = plt.subplots(1, len(rows), figsize=(3.4 * len(rows), 3.6), squeeze=False, layout="constrained")
-    spaces = ["absolute", "relative", "affine", "orthogonal"]
+    spaces = list(STITCHED)
     for row, ax in zip(rows, axes.flat, strict=True):
         part = study.frame[study.frame.row == row]
         real = across_groups(part[part.control == "none"])

@@ -304,7 +304,7 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
 
 def general(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
     """For vision and for language, whether agreement is uncovered and stitching works in every row that can tell."""
-    rows = {True: [], False: []}
+    rows = {False: [], True: []}
     for outcome in _decided([*pervasive(frames), *communicates(frames)]):
         rows[outcome.row.startswith(LANGUAGE)].append(outcome)
     return [

@@ -64,7 +64,7 @@ def trained():
     wanted = {
         "attention": HeadRecipe(base(), K, 4),
         "equal weights": HeadRecipe(base(), K, 4, equal_weights=True),
-        "decoder": HeadRecipe(base("reconstruction"), K, 4),
+        "decoder": HeadRecipe(base("reconstruction"), K, 4, batch_size=16, lr=3e-3),
         "rotations": HeadRecipe(base(), K, 3, ("cosine", "euclidean")),
         "rotations and shifts": HeadRecipe(base(), K, 3, ("euclidean",), "sum"),
         "shifts": HeadRecipe(base(), K, 3, ("l1",), "concat"),

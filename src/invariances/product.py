@@ -66,7 +66,7 @@ class Product(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(similarities, anchors, width, aggregation, heads, equal_weights, seed)
+        check(similarities, anchors, width, aggregation, heads, equal_weights, seed)
         self.similarities = tuple(similarities)
         self.anchors = anchors
         self.aggregation = aggregation
@@ -111,13 +111,7 @@ class Product(nn.Module):
         SpaceError
             If the number of anchors or a width is not as expected.
         """
-        components = self._components(x, anchors)
-        if self.aggregation == "concat":
-            return torch.cat(list(components.values()), dim=1)
-        tokens = self._tokens(components)
-        if self.aggregation == "sum":
-            return tokens.sum(dim=1)
-        return self._attend(tokens, need_weights=False)[0].mean(dim=1)
+        return self.combine(self.components(x, anchors))
 
     def attention_weights(self, x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
         """How much each component (axis 1) attends to each (axis 2), averaged over heads.
@@ -139,10 +133,28 @@ class Product(nn.Module):
         """
         if self.aggregation != "attention":
             raise SpaceError(f"aggregation {self.aggregation!r} has no attention weights; use aggregation='attention'")
-        return self._attend(self._tokens(self._components(x, anchors)), need_weights=True)[1]
+        return self._attend(self._tokens(self._normalised(self.components(x, anchors))), need_weights=True)[1]
 
-    def _components(self, x: torch.Tensor, anchors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Name to layer-normalised relative representation, each of shape (n, k)."""
+    def components(self, x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+        """The relative representations before their LayerNorms: nothing here is learnt.
+
+        What reads a frozen encoder can compute them once and `combine` them in every step.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, d)
+        anchors : tensor of shape (k, d)
+
+        Returns
+        -------
+        tensor of shape (n, c, k)
+            In the order of `similarities`.
+
+        Raises
+        ------
+        SpaceError
+            If the number of anchors or a width is not as expected.
+        """
         for name, given in (("x", x), ("anchors", anchors)):
             if not isinstance(given, torch.Tensor) or not given.is_floating_point():
                 kind = given.dtype if isinstance(given, torch.Tensor) else type(given).__name__
@@ -154,15 +166,29 @@ class Product(nn.Module):
                 f"x has shape {tuple(x.shape)} and anchors {tuple(anchors.shape)}; "
                 f"give n samples and {self.anchors} anchors of one encoder"
             )
-        return {
-            # compared in the precision of x, combined in the module's
-            name: norm(relative(x, anchors, name).to(norm.weight.dtype))
-            for name, norm in self.norms.items()
-        }
+        # compared in the precision of x, combined in the module's
+        wanted = next(self.parameters()).dtype
+        return torch.stack([relative(x, anchors, name).to(wanted) for name in self.similarities], dim=1)
 
-    def _tokens(self, components: dict[str, torch.Tensor]) -> torch.Tensor:
+    def combine(self, components: torch.Tensor) -> torch.Tensor:
+        """Combine `components` of shape (n, c, k), as `forward` does: shape (n, out_features)."""
+        normalised = self._normalised(components)
+        if self.aggregation == "concat":
+            return torch.cat(normalised, dim=1)
+        tokens = self._tokens(normalised)
+        if self.aggregation == "sum":
+            return tokens.sum(dim=1)
+        return self._attend(tokens, need_weights=False)[0].mean(dim=1)
+
+    def _normalised(self, components: torch.Tensor) -> list[torch.Tensor]:
+        """Every component after its LayerNorm, each of shape (n, k)."""
+        return [norm(component) for norm, component in zip(self.norms.values(), components.unbind(dim=1), strict=True)]
+
+    def _tokens(self, normalised: list[torch.Tensor]) -> torch.Tensor:
         """Each component carried to `width`, shape (n, c, width)."""
-        return torch.stack([self.embed[name](component) for name, component in components.items()], dim=1)
+        return torch.stack(
+            [embed(component) for embed, component in zip(self.embed.values(), normalised, strict=True)], dim=1
+        )
 
     def _attend(self, tokens: torch.Tensor, need_weights: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         # keys that are all alike weigh all components alike
@@ -174,15 +200,22 @@ def _perceptron(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
 
 
-def _check(
+def check(
     similarities: Sequence[str],
     anchors: int,
     width: int,
     aggregation: str,
-    heads: int,
-    equal_weights: bool,
-    seed: int,
+    heads: int = 1,
+    equal_weights: bool = False,
+    seed: int = 0,
 ) -> None:
+    """Refuse what `Product` cannot be made of, with one sentence.
+
+    Raises
+    ------
+    SpaceError
+        As `Product` says.
+    """
     known = not isinstance(similarities, str) and isinstance(similarities, Sequence) and len(similarities)
     if not known or any(name not in list(SIMILARITIES) for name in similarities) or len(set(similarities)) < known:
         raise SpaceError(f"similarities are {similarities!r}; give one or more of {', '.join(SIMILARITIES)}, each once")

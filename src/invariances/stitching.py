@@ -1,8 +1,9 @@
 """Stitching: the encoder of one model into the head of another, without any fine-tuning.
 
-Three ways to connect them: *absolute* feeds the codes as they are, *relative* feeds relative
-representations to a head that was trained on such, a *fitted* map (affine, orthogonal) carries the
-codes into the head's own space. Every stitched score stands beside its ceiling, the same head on
+Four ways to connect them: *absolute* feeds the codes as they are, *relative* feeds relative
+representations to a head that was trained on such, *product* feeds codes and anchors to a head that
+makes its own relative representations by several similarities, a *fitted* map (affine, orthogonal)
+carries the codes into the head's own space. Every stitched score stands beside its ceiling, the same head on
 its own encoder, and beside controls that tell what the connection itself contributes.
 """
 
@@ -20,10 +21,12 @@ import torch
 from sklearn.base import clone
 
 from invariances.spaces import SpaceError, check_whole
-from invariances.transforms import transform_named
+from invariances.transforms import INVARIANCES, transform_named
 
 COLUMNS = ["model_a", "model_b", "invariance", "control", "score", "ceiling", "retention", "n_samples", "n_anchors"]
 """Columns of the table that `stitch` returns; ``control`` is "none" for a real pair."""
+PRODUCT = "product"
+"""The connection whose heads start with a `invariances.product.Product`."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ class Stitchable:
     """A model taken apart: its codes and the head that reads them."""
 
     codes: Codes
-    head: Callable[[torch.Tensor], torch.Tensor]
-    """Maps codes of shape (n, d), or relative representations (n, k), to outputs."""
+    head: Callable[..., torch.Tensor]
+    """Maps codes of shape (n, d), or relative representations (n, k), to outputs; for "product", codes (n, d)
+    and the same encoder's codes of the anchors (k, d)."""
 
 
 def stitch(
@@ -60,11 +64,12 @@ def stitch(
     Parameters
     ----------
     models : mapping from names to Stitchable
-        For "relative" and its kin, heads that were trained on just such representations of these anchors.
+        For "relative" and its kin, and for "product", heads that were trained on just such representations of these
+        anchors.
     quality : callable
         ``quality(outputs, targets)``, e.g. F1 or mean squared error.
     invariance : str
-        A name in `invariances.transforms.INVARIANCES`.
+        A name in `invariances.transforms.INVARIANCES`, or "product".
     untrained : Codes, optional
         An untrained encoder of the same width, for the control of that name.
     lower_is_better : bool
@@ -86,7 +91,8 @@ def stitch(
     SpaceError
         If there are fewer than two models, or the models have different numbers of anchors.
     """
-    transform_named(invariance)
+    if not isinstance(invariance, str) or invariance not in (*INVARIANCES, PRODUCT):
+        raise SpaceError(f"unknown invariance {invariance!r}; choose from {', '.join((*INVARIANCES, PRODUCT))}")
     check_whole(seed, "seed")
     if not isinstance(models, Mapping) or not all(isinstance(model, Stitchable) for model in models.values()):
         raise SpaceError("models is no mapping from names to Stitchable; give the codes and the head of each model")
@@ -108,7 +114,7 @@ def stitch(
         return value
 
     ceilings = {
-        name: measured(model.head(_own(invariance, model.codes)), model.codes.targets, f"{name} unstitched")
+        name: measured(_unstitched(model, invariance), model.codes.targets, f"{name} unstitched")
         for name, model in models.items()
     }
     rows = []
@@ -149,10 +155,10 @@ def _connections(
         yield a, b, "shuffled anchors", replace(codes, anchors=codes.anchors[order])
 
 
-def _own(invariance: str, codes: Codes) -> torch.Tensor:
-    """What a head reads of its own encoder: its codes, or their intrinsic transform."""
-    transform = clone(transform_named(invariance))
-    return codes.samples if transform.fitted else transform.fit(codes.anchors).transform(codes.samples)
+def _unstitched(model: Stitchable, invariance: str) -> torch.Tensor:
+    """What a head answers to its own encoder; a fitted map is left out, as it was in training."""
+    fitted = invariance != PRODUCT and transform_named(invariance).fitted
+    return model.head(model.codes.samples) if fitted else connect(model.codes, model, invariance)
 
 
 def connect(source: Codes, target: Stitchable, invariance: str) -> torch.Tensor:
@@ -165,6 +171,8 @@ def connect(source: Codes, target: Stitchable, invariance: str) -> torch.Tensor:
     invariance : str
         How they are connected; see `stitch`.
     """
+    if invariance == PRODUCT:
+        return target.head(source.samples, source.anchors)
     transform = clone(transform_named(invariance))
     anchors = (source.anchors, target.codes.anchors) if transform.fitted else (source.anchors,)
     return target.head(transform.fit(*anchors).transform(source.samples))

@@ -342,6 +342,6 @@ def test_the_bar_of_a_run_counts_epochs(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     sizes = []
     monkeypatch.setattr(workers, "run", lambda unit, items, label, processes, size: map(sizes.append, map(size, items)))
-    monkeypatch.setattr(zoo, "_fetch", lambda recipes, device: [store.Artefact({}, {"scores": {}, "machine": ""})])
+    monkeypatch.setattr(zoo, "fetch", lambda recipes, device: [store.Artefact({}, {"scores": {}, "machine": ""})])
     zoo.train([*seeds(count=1), seeds(count=1)[0].untrained(), *seeds(epochs=7, count=1)], "cpu")
     assert sizes == [2, 1, 7]

@@ -107,14 +107,11 @@ def cka_heatmap(frame: pd.DataFrame) -> Figure:
 
 def reconstructions(result: RowResult, pictures: int = 8) -> Figure:
     """Original, reconstruction, and stitched by each space, for the same pictures and one pair of models."""
-    planned = result.planned
-    names = list(result.models)[:2]
-    absolute = stitchables(planned, {name: result.models[name] for name in names})
-    relative = stitchables(planned, {name: result.relative[name] for name in names})
-    a, b = names
+    a, b = list(result.models)[:2]
+    absolute = stitchables(result, "absolute")
     lines = {"original": absolute[a].codes.targets, "not stitched": absolute[b].head(absolute[b].codes.samples)}
-    for space in ("absolute", "relative", "affine", "orthogonal"):
-        pieces = relative if space == "relative" else absolute
+    for space in result.planned.row.spaces:
+        pieces = stitchables(result, space)
         lines[f"stitched: {space}"] = connect(pieces[a].codes, pieces[b], space)
     figure, axes = plt.subplots(len(lines), pictures, figsize=(pictures, 1.08 * len(lines)), layout="constrained")
     for line, (title, images) in zip(axes, lines.items(), strict=True):

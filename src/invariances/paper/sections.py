@@ -17,7 +17,8 @@ from invariances.alignment import align
 from invariances.paper.parameters import ParameterError, Settings
 from invariances.paper.rows import INVARIANCES, ROWS, Row, Variant
 from invariances.stitching import Codes, Stitchable, stitch
-from invariances.zoo import datasets, pretrained, training, workers
+from invariances.zoo import datasets, heads, pretrained, training, workers
+from invariances.zoo.heads import Head, HeadRecipe
 from invariances.zoo.pretrained import PretrainedError
 from invariances.zoo.recipes import Network, Recipe, Training
 from invariances.zoo.training import ANCHOR_POOL, Trained
@@ -45,6 +46,8 @@ class Group(NamedTuple):
     """With heads on relative representations; only for stitching."""
     shared: dict[str, Recipe]
     """The control with the initial weights of the row's other conditions; only for training."""
+    product: dict[str, HeadRecipe]
+    """Heads on products of invariances that read these models' encoders; only for stitching."""
 
     @property
     def all_recipes(self) -> list[Recipe]:
@@ -68,6 +71,7 @@ class RowResult(NamedTuple):
     untrained: dict[str, Trained]
     relative: dict[str, Trained]
     shared: dict[str, Trained]
+    product: dict[str, Head]
 
 
 class Study(NamedTuple):
@@ -137,10 +141,27 @@ def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
     recipes = {f"{variant.label} {i}": recipe for i, recipe in enumerate(bases)}
     untrained = {f"{variant.label} {i}": recipe.untrained() for i, recipe in enumerate(bases[:UNTRAINED])}
     relative = {name: replace(recipe, anchors=anchors) for name, recipe in recipes.items()}
+    product = {name: _head_recipe(recipe, anchors, settings) for name, recipe in recipes.items()}
     shared = {}
     if settings.section == "training" and networks[0].family != "pretrained":
         shared = {f"{variant.label} {SHARED}": replace(bases[0], initialization=SHARED)}
-    return Group(variant, prepared, anchors, recipes, untrained, relative if "relative" in row.spaces else {}, shared)
+    return Group(
+        variant,
+        prepared,
+        anchors,
+        recipes,
+        untrained,
+        relative if "relative" in row.spaces else {},
+        shared,
+        product if "product" in row.spaces else {},
+    )
+
+
+def _head_recipe(base: Recipe, anchors: int, settings: Settings) -> HeadRecipe:
+    """A head that reads an encoder, with the profile's training of heads."""
+    sizes = settings.sizes
+    epochs = sizes.epochs["head"] if settings.epochs is None else max(settings.epochs, 1)
+    return HeadRecipe(base, anchors, epochs, batch_size=sizes.batch_size["head"], lr=sizes.lr["head"])
 
 
 def _networks(variant: Variant, seeds: int, settings: Settings) -> list[Network]:
@@ -200,7 +221,8 @@ def plan_table(settings: Settings) -> pd.DataFrame:
     """What a run would train, how long and how large: one line per row, with the data it would use.
 
     Minutes are those of one core (or of the GPU), from the time of some steps of each kind of model; a model that
-    two rows share is counted in the first.
+    two rows share is counted in the first. Heads on products are counted (``heads``, those that are to be trained), but
+    not timed: they take a small part of what their encoders take.
     """
     device, kinds, seen, lines = zoo.device_named(settings.device), {}, set(), []
     for planned in tqdm(plan(settings), "timing some steps", disable=None):
@@ -221,6 +243,7 @@ def plan_table(settings: Settings) -> pd.DataFrame:
                 "anchors": first.anchors if first else 0,
                 "models": len(recipes),
                 "to train": len(todo),
+                "heads": sum(not heads.in_store(h, device) for g in planned.groups for h in g.product.values()),
                 "core minutes": sum(cost.seconds for cost in costs) / 60,
                 "MB": sum(cost.bytes for cost in costs) / 2**20,
             }
@@ -242,13 +265,15 @@ def run(settings: Settings) -> Study:
     planned = plan(settings)
     recipes = [recipe for row in planned for group in row.groups for recipe in group.all_recipes]
     trained = zoo.train(recipes, settings.device)
+    product = [recipe for row in planned for group in row.groups for recipe in group.product.values()]
+    trained |= heads.train(product, settings.device)
     measure = _stitch_row if settings.section == "stitching" else _align_row
     results, frames = {}, []
     with workers.one_thread():
         for row in planned:
             if row.not_run:
                 continue
-            kinds = ("recipes", "untrained", "relative", "shared")
+            kinds = ("recipes", "untrained", "relative", "shared", "product")
             results[row.row.name] = RowResult(
                 row,
                 *(
@@ -326,8 +351,7 @@ def _stitch_row(result: RowResult, settings: Settings) -> pd.DataFrame:
 
     frames = []
     for invariance in result.planned.row.spaces:
-        models = result.relative if invariance == "relative" else result.models
-        pieces = stitchables(result.planned, models)
+        pieces = stitchables(result, invariance)
         # languages have their own test sets, so one untrained encoder cannot serve all heads
         outsider = None if crosses else codes(result.planned, *next(iter(result.untrained.items())))
         frames.append(stitch(pieces, score, invariance, outsider, lower_is_better=task == "reconstruction"))
@@ -359,9 +383,16 @@ def _alignable(planned: PlannedRow, models: Mapping[str, Trained]) -> tuple[dict
     return spaces, np.arange(k)
 
 
-def stitchables(planned: PlannedRow, models: Mapping[str, Trained]) -> dict[str, Stitchable]:
-    """Models taken apart into codes and heads."""
-    return {name: Stitchable(codes(planned, name, model), _head(model)) for name, model in models.items()}
+def stitchables(result: RowResult, space: str) -> dict[str, Stitchable]:
+    """A row's models taken apart into codes and heads, those that read what a space offers."""
+    models = result.relative if space == "relative" else result.models
+    modules = {
+        name: result.product[name].module if space == "product" else training.restore(model).head
+        for name, model in models.items()
+    }
+    return {
+        name: Stitchable(codes(result.planned, name, model), _head(modules[name])) for name, model in models.items()
+    }
 
 
 def codes(planned: PlannedRow, name: str, model: Trained) -> Codes:
@@ -374,12 +405,10 @@ def codes(planned: PlannedRow, name: str, model: Trained) -> Codes:
     return Codes(pool[: group.anchors], test, training.inputs(targets))
 
 
-def _head(model: Trained) -> Callable[[torch.Tensor], torch.Tensor]:
-    head = training.restore(model).head
-
-    def answer(x: torch.Tensor) -> torch.Tensor:
+def _head(module: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    def answer(x: torch.Tensor, *anchors: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return torch.cat([head(part) for part in x.split(training.CHUNK)])
+            return torch.cat([module(part, *anchors) for part in x.split(training.CHUNK)])
 
     return answer
 

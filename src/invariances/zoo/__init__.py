@@ -55,7 +55,7 @@ def train(recipes: Sequence[Recipe], device: str = "auto", processes: int | None
     unit = partial(_make, device=str(chosen))
     for _ in workers.run(unit, missing, "training models", processes, size=_epochs):
         pass
-    return {recipe: training.unpack(recipe, _fetch((recipe,), chosen)[0]) for recipe in wanted}
+    return {recipe: training.unpack(recipe, fetch((recipe,), chosen)[0]) for recipe in wanted}
 
 
 def in_store(recipe: Recipe, device: torch.device) -> bool:
@@ -77,7 +77,7 @@ def _epochs(recipes: tuple[Recipe, ...]) -> int:
 def _make(recipes: tuple[Recipe, ...], device: str) -> None:
     """Train in a worker; the models go through the store, not through the wire."""
     try:
-        _fetch(recipes, torch.device(device))
+        fetch(recipes, torch.device(device))
         return
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
@@ -90,7 +90,8 @@ def _make(recipes: tuple[Recipe, ...], device: str) -> None:
         _make(part, device)
 
 
-def _fetch(recipes: tuple[Recipe, ...], device: torch.device) -> list[store.Artefact]:
+def fetch(recipes: tuple[Recipe, ...], device: torch.device) -> list[store.Artefact]:
+    """Models from the store, or trained together here, on one thread, and stored; a unit of `train`."""
     by_key = {recipe.key(training.numerics(device)): recipe for recipe in recipes}
     made = []
 

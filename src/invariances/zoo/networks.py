@@ -71,12 +71,16 @@ def build(network: Network, task: str, anchors: int, shape: tuple[int, ...], cla
     encoders = {"cnn": _cnn, "vit": _vit, "bert": _text, "roberta": _text, "pretrained": _pretrained}
     encoder = encoders[network.family](network, shape, vocabulary)
     width = anchors or (encoder.dim if network.family == "pretrained" else network.dim)
-    head = _decoder(network, width, shape) if task == "reconstruction" else _classifier(width, classes)
-    model = Model(encoder, head)
+    model = Model(encoder, head(network, task, width, shape, classes))
     if network.family == "pretrained" and not network.fresh:
         model.register_state_dict_post_hook(_without_encoder)
         model.register_load_state_dict_post_hook(_encoder_is_not_missing)
     return model
+
+
+def head(network: Network, task: str, width: int, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """What reads codes or profiles of a width: a linear classifier, or the mirror of the network as a decoder."""
+    return _decoder(network, width, shape) if task == "reconstruction" else _classifier(width, classes)
 
 
 def _classifier(width: int, classes: int) -> nn.Module:

@@ -337,7 +337,8 @@ def _look(kind: str, key: str, verify: bool, held: bool) -> list[Entry]:
     if has(kind, key):
         said = _note(note)
         state = ("damaged" if _read(kind, key) is None else "whole") if verify else "stored"
-        if kind == "checkpoints" and all(has("models", model) for model in said.get("models", [key])):
+        finished = (has("models", model) or has("heads", model) for model in said.get("models", [key]))
+        if kind == "checkpoints" and all(finished):
             state = "leftover"
         found.append((_what(said), state, (note, arrays)))
     else:
@@ -373,10 +374,15 @@ def _note(place: Path) -> dict[str, Any]:
 
 
 def _what(note: dict[str, Any]) -> str:
-    """A model's data set, network, task and seed; a data set's sizes."""
+    """A model's data set, network, task and seed; a head's aggregation as well; a data set's sizes."""
     try:
         if "recipe" in note:
             recipe = note["recipe"]
+            if "base" in recipe:
+                what = "attention, equal weights" if recipe["equal_weights"] else recipe["aggregation"]
+                return (
+                    f"{_what({'recipe': recipe['base']})}: head on a product of {len(recipe['similarities'])}, {what}"
+                )
             network = f"{recipe['network']['family']}-{recipe['network']['depth']}"
             trained = f"{recipe['training']['epochs']} epochs, seed {recipe['seed']}"
             return f"{recipe['dataset']}, {network}, {recipe['task']}, {trained}"

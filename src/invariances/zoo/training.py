@@ -112,11 +112,11 @@ def train(recipes: Sequence[Recipe], device: torch.device, advance: Advance | No
         data = _embedded(models[0].encoder, data)
         models = [Model(nn.Identity(), model.head) for model in models]
     tell = advance or (lambda epochs, **shown: None)
-    with _deterministic(device):
+    with deterministic(device):
         if first.training.masked_epochs and not _under_way(keys):
             for model, order in zip(models, orders, strict=True):
                 _learn_language(model.encoder, first.training, data, order, tell)
-        losses = _fit(models, first, data, streams, orders, keys, tell)
+        losses = fit(models, first, data, streams, orders, keys, tell)
     return [_artefact(*each, data, device) for each in zip(models, recipes, losses, strict=True)]
 
 
@@ -127,7 +127,7 @@ def _artefact(
     scores = _evaluate(model, recipe, data, spaces)
     state = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
     state |= {f"spaces.{name}": space for name, space in spaces.items()}
-    note = {"recipe": asdict(recipe), "scores": scores, "losses": losses, "machine": _machine(device)}
+    note = {"recipe": asdict(recipe), "scores": scores, "losses": losses, "machine": machine(device)}
     return Artefact({name: tensor.cpu().numpy() for name, tensor in state.items()}, note)
 
 
@@ -148,7 +148,7 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
     bytes_ = sum(tensor.nbytes for tensor in model.state_dict().values())
     clock = time.perf_counter if device.type == "cuda" else time.process_time  # what others do on the cores is left out
     start = clock()
-    codes = _codes(model.eval().encoder, data["test_x"][:CHUNK], device)
+    codes = encode(model.eval().encoder, data["test_x"][:CHUNK], device)
     rows = len(_pool(data)) + len(data["test_x"])
     seconds = (clock() - start) * rows / len(codes)
     steps = math.ceil(len(data["train_x"]) / plan.batch_size)
@@ -159,7 +159,7 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
         short = replace(recipe, training=replace(plan, epochs=1))
         stream, order = torch.get_rng_state(), torch.Generator()
         start = clock()
-        _fit([model], short, {**some, "parallel_x": _pool(data)}, [stream], [order], ["cost"], lambda *_, **__: None)
+        fit([model], short, {**some, "parallel_x": _pool(data)}, [stream], [order], ["cost"], lambda *_, **__: None)
         taken = (clock() - start) / few
     # a pass of masked-language modelling costs about as much for each of its texts
     passes = plan.epochs + plan.masked_epochs * sum(map(len, _language(data))) / len(data["train_x"])
@@ -203,7 +203,7 @@ def inputs(x: torch.Tensor) -> torch.Tensor:
 # The loop --------------------------------------------------------------------------------------
 
 
-def _fit(
+def fit(
     models: list[Model],
     recipe: Recipe,
     data: dict[str, torch.Tensor],
@@ -212,14 +212,32 @@ def _fit(
     keys: list[str],
     advance: Advance,
 ) -> list[list[float]]:
-    """Train in place; gives every model's loss by epoch."""
-    plan, x, y = recipe.training, data["train_x"], data["train_y"]
+    """Train in place; gives every model's loss by epoch.
+
+    Parameters
+    ----------
+    models : list of Model
+        Or of other modules that answer for a batch of ``data["train_x"]``.
+    recipe : Recipe
+        Their task and training, and the anchors whose codes they are given in every step.
+    data : dict of tensors
+        ``train_x`` and ``train_y``; ``pictures`` where a decoder reads something else.
+    streams, orders : list
+        What every model draws augmentation and the order of the samples from.
+    keys : list of str
+        Names of the models, for their checkpoint.
+    advance : callable
+        As `train` says.
+    """
+    plan, x = recipe.training, data["train_x"]
+    # a decoder answers with what the network reads; where that is no picture, the pictures lie beside it
+    y = data["train_y"] if recipe.task == "classification" else data.get("pictures", x)
     if plan.epochs == 0:
         return [[] for _ in models]
     device = next(models[0].parameters()).device
     alone = len(models) == 1
     network = models[0] if alone else Stacked(models)
-    if alone and x.ndim == 4:
+    if alone and 4 in (x.ndim, y.ndim):
         network.to(memory_format=torch.channels_last)
     network.train()
     optimizer = _optimizer(network, plan)
@@ -244,7 +262,7 @@ def _fit(
             batch, target = x[rows].to(device, non_blocking=True), y[rows].to(device, non_blocking=True)
             pictures = inputs(batch if augment is None else run.drawn(augment, batch))
             if recipe.task == "reconstruction":
-                target = inputs(batch)
+                target = inputs(target)
             if recipe.anchors and run.step % ANCHOR_STEPS.get(recipe.network.family, 1) == 0:
                 run.anchors = network.embed_anchors(anchor_inputs)
             for group in optimizer.param_groups:
@@ -458,7 +476,7 @@ def _augmentation(name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
 
 
 @contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """Have a GPU add up in one order, so that the same models trained together have the same bits."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if device.type == "cuda":
@@ -485,18 +503,19 @@ def _placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def embed(model: Model, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Codes of the anchor pool and of the test split, in evaluation mode."""
     encoder, device = model.eval().encoder, next(model.parameters()).device
-    return {split: _codes(encoder, x, device) for split, x in (("pool", _pool(data)), ("test", data["test_x"]))}
+    return {split: encode(encoder, x, device) for split, x in (("pool", _pool(data)), ("test", data["test_x"]))}
 
 
 @torch.no_grad()
 def _embedded(encoder: nn.Module, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A data set with codes in place of inputs."""
     device = next(encoder.parameters()).device
-    return {name: _codes(encoder, x, device) if name.endswith("_x") else x for name, x in data.items()}
+    return {name: encode(encoder, x, device) if name.endswith("_x") else x for name, x in data.items()}
 
 
 @torch.no_grad()
-def _codes(encoder: nn.Module, x: torch.Tensor, device: torch.device) -> torch.Tensor:
+def encode(encoder: nn.Module, x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Codes of inputs by an encoder on a device, in chunks."""
     return torch.cat([encoder(inputs(part.to(device))).float() for part in x.split(CHUNK)])
 
 
@@ -511,9 +530,13 @@ def _evaluate(
     codes = spaces["test"]
     if recipe.anchors:
         codes = relative(codes, spaces["pool"][: recipe.anchors])
-    outputs = torch.cat([model.head(part).float() for part in codes.split(CHUNK)])
-    targets = inputs(data["test_x"]) if recipe.task == "reconstruction" else data["test_y"]
-    return quality(recipe.task, outputs, targets.to(outputs.device))
+    return scored(recipe.task, torch.cat([model.head(part).float() for part in codes.split(CHUNK)]), data)
+
+
+def scored(task: str, outputs: torch.Tensor, data: dict[str, torch.Tensor]) -> dict[str, float]:
+    """`quality` of outputs for the test split."""
+    targets = inputs(data["test_x"]) if task == "reconstruction" else data["test_y"]
+    return quality(task, outputs, targets.to(outputs.device))
 
 
 def quality(task: str, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -528,6 +551,7 @@ def quality(task: str, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str
     }
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
+    """Processor and torch version, for the note beside a model."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return f"{platform.machine()} {kind}, torch {torch.__version__}"

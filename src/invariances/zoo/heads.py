@@ -1,0 +1,219 @@
+"""Heads on products of invariances: they read a trained encoder that stays as it is.
+
+A head is made of a `Product` of relative representations and of what reads it: the classifier or the
+decoder that other models have. Since the encoder is frozen, its codes and their similarities to the
+anchors are computed once, and only what is learnt is computed in every step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Literal, NamedTuple, Self
+
+import torch
+from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from invariances import zoo
+from invariances.product import Product, check
+from invariances.spaces import SpaceError
+from invariances.zoo import datasets, networks, store, training, workers
+from invariances.zoo.datasets import STRICT
+from invariances.zoo.recipes import Recipe, Training
+from invariances.zoo.store import Artefact
+
+HEAD_VERSION = 1
+"""Counted up whenever training would give another head for the same recipe and the same encoder."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class HeadRecipe:
+    """One head. Its key also seeds its weights and data order, so no two heads share either by accident."""
+
+    base: Recipe
+    """The model whose encoder is kept as it is; its own head is not used."""
+    anchors: PositiveInt
+    """The first k samples of the pool."""
+    epochs: PositiveInt
+    similarities: tuple[str, ...] = ("cosine", "euclidean", "l1", "linf")
+    aggregation: Literal["concat", "sum", "attention"] = "attention"
+    width: PositiveInt = 128
+    """Features of the product, unless they are put side by side."""
+    equal_weights: bool = False
+    """Attention without a choice, as a control; see `Product`."""
+    batch_size: PositiveInt = 64
+    lr: PositiveFloat = 1e-3
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check(self.similarities, self.anchors, self.width, self.aggregation, equal_weights=self.equal_weights)
+        return self
+
+    def key(self, numerics: str) -> str:
+        """The name of the head in the store: a hash of its recipe, its encoder's key, its version and the numerics."""
+        said = {**asdict(self), "base": self.base.key(numerics), "version": HEAD_VERSION, "numerics": numerics}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
+
+
+class ProductHead(nn.Module):
+    """A product of invariances, and what reads it."""
+
+    def __init__(self, product: Product, head: nn.Module) -> None:
+        super().__init__()
+        self.product = product
+        self.head = head
+
+    def forward(self, x: torch.Tensor, anchors: torch.Tensor | None = None) -> torch.Tensor:
+        """Answer for codes (n, d) and the anchors' codes (k, d); without anchors, for components (n, c, k)."""
+        return self.head(self.product.combine(x) if anchors is None else self.product(x, anchors))
+
+
+class Head(NamedTuple):
+    """A trained head."""
+
+    recipe: HeadRecipe
+    module: ProductHead
+    """On the CPU, in evaluation mode: ``module(codes, anchor_codes)`` gives outputs."""
+    scores: dict[str, float]
+    """On the test split, with the anchors of its own encoder: accuracy and F1, or mean squared error."""
+    losses: list[float]
+    """By epoch."""
+
+
+def train(recipes: Sequence[HeadRecipe], device: str = "auto", processes: int | None = None) -> dict[HeadRecipe, Head]:
+    """Trained heads for recipes: from the store where they are there, else trained and stored, as are their encoders.
+
+    Parameters
+    ----------
+    recipes : sequence of HeadRecipe
+        Repeated ones are trained once.
+    device : "auto", "cpu" or "cuda"
+    processes : int, optional
+        Worker processes; by default one per core, and one for a GPU.
+
+    Returns
+    -------
+    dict from HeadRecipe to Head
+
+    Raises
+    ------
+    SpaceError
+        If a recipe asks for more anchors than there are samples to choose from.
+    """
+    chosen = zoo.device_named(device)
+    wanted = list(dict.fromkeys(recipes))
+    missing = [recipe for recipe in wanted if not in_store(recipe, chosen)]
+    zoo.train([recipe.base for recipe in missing], device, processes)
+    if chosen.type == "cuda" and processes is None:
+        processes = 1
+    unit = partial(_make, device=str(chosen))
+    for _ in workers.run(unit, missing, "training heads", processes, size=_epochs):
+        pass
+    return {recipe: _unpack(recipe, _fetch(recipe, chosen)) for recipe in wanted}
+
+
+def in_store(recipe: HeadRecipe, device: torch.device) -> bool:
+    """Whether a head is trained already."""
+    return store.has("heads", recipe.key(training.numerics(device)))
+
+
+def _epochs(recipe: HeadRecipe) -> int:
+    """Work in a recipe, as the progress bar counts it."""
+    return recipe.epochs
+
+
+def _make(recipe: HeadRecipe, device: str) -> None:
+    """Train in a worker; the head goes through the store, not through the wire."""
+    _fetch(recipe, torch.device(device))
+
+
+def _fetch(recipe: HeadRecipe, device: torch.device) -> Artefact:
+    key = recipe.key(training.numerics(device))
+    made = []
+
+    def make() -> Artefact:
+        made.append(key)
+        return _trained(recipe, device)
+
+    with workers.one_thread():
+        found = store.fetch("heads", key, make)
+    if made:
+        training.forget(made)
+    return found
+
+
+def _trained(recipe: HeadRecipe, device: torch.device) -> Artefact:
+    base = training.unpack(recipe.base, zoo.fetch((recipe.base,), device)[0])
+    pool, test = (torch.from_numpy(base.spaces[split]).to(device) for split in ("pool", "test"))
+    if len(pool) < recipe.anchors:
+        raise SpaceError(
+            f"{recipe.anchors} anchors are asked for, but {recipe.base.dataset} has {len(pool)}; give at most so many"
+        )
+    prepared = datasets.load(recipe.base.data)
+    data = {name: torch.from_numpy(array).to(device) for name, array in prepared.arrays.items()}
+    anchors = pool[: recipe.anchors]
+    key = recipe.key(training.numerics(device))
+    torch.manual_seed(_seed(key))
+    module = _fresh(recipe, prepared, key).to(device)
+    with training.deterministic(device):
+        components = _components(training.restore(base).encoder.to(device), module.product, data["train_x"], anchors)
+        seen = {"train_x": components, "train_y": data["train_y"], "pictures": data["train_x"]}
+        plan = Training(recipe.epochs, recipe.batch_size, lr=recipe.lr)
+        losses = training.fit(
+            [module],
+            replace(recipe.base, training=plan, anchors=0),
+            seen,
+            [torch.get_rng_state()],
+            [torch.Generator().manual_seed(_seed(key))],
+            [key],
+            workers.advance,
+        )[0]
+    module.eval()
+    with torch.no_grad():
+        outputs = torch.cat([module(part, anchors).float() for part in test.split(training.CHUNK)])
+    note = {
+        "recipe": asdict(recipe),
+        "scores": training.scored(recipe.base.task, outputs, data),
+        "losses": losses,
+        "machine": training.machine(device),
+    }
+    return Artefact({name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}, note)
+
+
+@torch.no_grad()
+def _components(encoder: nn.Module, product: Product, x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """The relative representations of all samples, of shape (n, c, k)."""
+    codes = training.encode(encoder, x, anchors.device)
+    return torch.cat([product.components(part, anchors) for part in codes.split(training.CHUNK)])
+
+
+def _seed(key: str) -> int:
+    return int(key[:12], 16)
+
+
+def _fresh(recipe: HeadRecipe, prepared: Artefact, key: str) -> ProductHead:
+    """The recipe's head for a data set; what reads the product has weights from torch's current seed."""
+    product = Product(
+        recipe.similarities,
+        anchors=recipe.anchors,
+        width=recipe.width,
+        aggregation=recipe.aggregation,
+        equal_weights=recipe.equal_weights,
+        seed=_seed(key),
+    )
+    base, shape = recipe.base, prepared.arrays["train_x"].shape[1:]
+    return ProductHead(
+        product, networks.head(base.network, base.task, product.out_features, shape, len(prepared.note["classes"]))
+    )
+
+
+def _unpack(recipe: HeadRecipe, artefact: Artefact) -> Head:
+    """The stored form as a `Head`."""
+    module = _fresh(recipe, datasets.load(recipe.base.data), "0" * 20)
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in artefact.arrays.items()})
+    return Head(recipe, module.eval(), artefact.note["scores"], artefact.note["losses"])

@@ -161,7 +161,8 @@ def _head_recipe(base: Recipe, anchors: int, settings: Settings) -> HeadRecipe:
     """A head that reads an encoder, with the profile's training of heads."""
     sizes = settings.sizes
     epochs = sizes.epochs["head"] if settings.epochs is None else max(settings.epochs, 1)
-    return HeadRecipe(base, anchors, epochs, batch_size=sizes.batch_size["head"], lr=sizes.lr["head"])
+    lr = sizes.lr["autoencoder" if base.task == "reconstruction" else "head"]
+    return HeadRecipe(base, anchors, epochs, batch_size=sizes.batch_size["head"], lr=lr)
 
 
 def _networks(variant: Variant, seeds: int, settings: Settings) -> list[Network]:

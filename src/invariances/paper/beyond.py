@@ -93,7 +93,7 @@ class Panel(NamedTuple):
     """What every line of a frame says of the data."""
 
 
-def groups(profile: str, rows: Sequence[str] = ANCHORED) -> dict[str, sections.Group]:
+def groups(profile: str, rows: Sequence[str]) -> dict[str, sections.Group]:
     """The models of each row, as planned; nothing is trained.
 
     Raises
@@ -145,7 +145,7 @@ def study_anchors(profile: str, processes: int | None = None) -> pd.DataFrame:
         One line per row, number `k`, `draw`, `invariance` and `metric`: means over pairs of `score`, `null` and
         `calibrated`, and `std_pairs`, the standard deviation of `calibrated` over pairs.
     """
-    zoo.train([recipe for group in groups(profile).values() for recipe in group.recipes.values()])
+    zoo.train([recipe for group in groups(profile, ANCHORED).values() for recipe in group.recipes.values()])
     size = SIZES[profile]
     units = [Draw(profile, row, k, draw) for row in ANCHORED for k in size.counts for draw in range(size.draws)]
     frames = workers.run(_measure_draw, units, "draws of anchors", processes, size=lambda unit: unit.k + 100)
@@ -293,8 +293,8 @@ def findings_on_anchors(frame: pd.DataFrame) -> str:
             f"{_listed(dict.fromkeys(f'{n:,}' for n in frame.n_pool))} stored codes; scored test codes: {sizes}.",
             f"- At {k} anchors, other anchors move the mean score more than other models move the score of a pair in "
             f"{len(more)} of {len(usual)} cells{': ' + named if len(more) else ''}.",
-            f"- Read by plain cosine, as the paper does, and not calibrated, the profiles at {k} anchors score: {plain}; "
-            "each from the lowest row to the highest.",
+            f"- Read by plain cosine, as the paper does, and not calibrated, the profiles at {k} anchors score, from the "
+            f"lowest row to the highest: {plain}.",
             *[_dip(found, name) for name in ("affine", PLAIN)],
         ]
     )

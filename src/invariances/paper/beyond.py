@@ -293,8 +293,8 @@ def findings_on_anchors(frame: pd.DataFrame) -> str:
             f"{_listed(dict.fromkeys(f'{n:,}' for n in frame.n_pool))} stored codes; scored test codes: {sizes}.",
             f"- At {k} anchors, other anchors move the mean score more than other models move the score of a pair in "
             f"{len(more)} of {len(usual)} cells{': ' + named if len(more) else ''}.",
-            f"- Read by plain cosine, as the paper does, and not calibrated, the profiles at {k} anchors score, from the "
-            f"lowest row to the highest: {plain}.",
+            f"- Read by plain cosine, as the paper does, and not calibrated, the profiles at {k} anchors score, from "
+            f"the lowest row to the highest: {plain}.",
             *[_dip(found, name) for name in ("affine", PLAIN)],
         ]
     )

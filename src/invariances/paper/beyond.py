@@ -262,7 +262,8 @@ def table_of_spread(frame: pd.DataFrame) -> str:
         ratio = f"{one['std'] / one['std_pairs']:.2f}" if one["std_pairs"] > 0 else "-"
         cells = [f"{one['mean']:z.3f}", f"{one['std']:.4f}", f"{one['std_pairs']:.4f}", ratio, str(settled)]
         lines.append([row, NAMES[invariance], *cells])
-    head = ["Row", "Compared by", "Calibrated", "Std over draws", "Std over pairs", "Ratio", f"Settled from (± {SETTLED:g})"]
+    settled = f"Settled from (± {SETTLED:g})"
+    head = ["Row", "Compared by", "Calibrated", "Std over draws", "Std over pairs", "Ratio", settled]
     return _markdown(pd.DataFrame(lines), head)
 
 

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from invariances.paper import beyond
+from invariances.paper.profiles import PROFILES
 from invariances.product import Product
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,11 +26,11 @@ def script():
     return module
 
 
-def _space(n=500, d=16, classes=4, seed=0):
+def _space(n=500, d=16, classes=4, seed=0, apart=3.0):
     """Codes in classes, in float64, and their labels."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=n)
-    codes = 3 * rng.normal(size=(classes, d))[labels] + rng.normal(size=(n, d))
+    codes = apart * rng.normal(size=(classes, d))[labels] + rng.normal(size=(n, d))
     return torch.from_numpy(codes), labels
 
 
@@ -39,7 +40,7 @@ def _rotation(d=16, seed=1):
 
 def _calibrated(other):
     """By invariance, metric and number of anchors, for a space and what `other` makes of it."""
-    x, _ = _space()
+    x, _ = _space(classes=1)  # without classes, whose distances would survive a rotation in L1, too
     pool, test = {"x": x[:300], "other": other(x[:300])}, {"x": x[300:], "other": other(x[300:])}
     frames = [beyond.align_by_draw(pool, test, k, draw) for k in COUNTS for draw in range(2)]
     return pd.concat(frames).groupby(["invariance", "metric", "k"]).calibrated.agg(["min", "max"])
@@ -93,7 +94,8 @@ def test_an_unpenalised_map_dips_where_anchors_are_one_more_than_features_and_th
 def test_all_models_have_the_same_anchors_and_every_draw_others():
     x, _ = _space()
     pool, test = {"x": x[:300], "same": x[:300].clone()}, {"x": x[300:], "same": x[300:].clone()}
-    assert beyond.align_by_draw(pool, test, 5, 0).calibrated.min() > 1 - 1e-6
+    found = beyond.align_by_draw(pool, test, 5, 0)  # 5 anchors fix no map, but equal profiles
+    assert found[found.invariance.isin(beyond.PROFILED)].calibrated.min() > 1 - 1e-6
     other = {"x": x[300:], "same": x[300:] @ _rotation()}
     turned = {"x": x[:300], "same": x[:300] @ _rotation()}
     first, again, second = (beyond.align_by_draw(turned, other, 5, draw) for draw in (0, 0, 1))
@@ -108,8 +110,8 @@ def _components(names, pool, test, k=40):
     return ({name: made(split[name], pool[name]) for name in pool} for split in (pool, test))
 
 
-def _three_models(noise=0.3):
-    x, labels = _space()
+def _three_models(noise=0.3, apart=3.0):
+    x, labels = _space(apart=apart)
     rng = np.random.default_rng(4)
     models = {}
     for i in range(3):
@@ -128,12 +130,12 @@ def test_a_product_aligns_as_the_mean_of_its_members():
 
 
 def test_stitching_keeps_what_a_rotation_leaves_and_loses_what_it_mixes():
-    pool, test, *labels = _three_models(noise=0)
+    pool, test, *labels = _three_models(noise=0, apart=0.6)
     cosine, linf = (beyond.combine(*_components((name,), pool, test), *labels, 1) for name in ("cosine", "linf"))
     assert len(cosine) == 6
     assert (cosine.retention == 1).all()
-    assert cosine.ceiling.min() > 0.95
-    assert linf.score.mean() < cosine.score.mean() - 0.01
+    assert cosine.ceiling.min() > 0.7
+    assert linf.retention.mean() < 0.97
     shuffled = {
         n: x[torch.from_numpy(np.random.default_rng(i).permutation(len(x)))] for i, (n, x) in enumerate(test.items())
     }
@@ -207,13 +209,14 @@ def test_every_table_of_the_page_follows_from_its_csv(script):
 
 def test_the_published_study_is_whole():
     anchors, subsets = (pd.read_csv(PAGE / f"{name}.csv") for name in ("anchors", "subsets"))
-    size = beyond.SIZES["laptop"]
+    (profile,) = {*anchors.profile, *subsets.profile}
+    size, models = beyond.SIZES[profile], min(beyond.MODELS, PROFILES[profile].seeds)
     cells = anchors.groupby(["row", "invariance", "metric", "k"]).draw.nunique()
     assert (cells == size.draws).all()
     kinds = 2 * len(beyond.PROFILED) + len(beyond.MAPS)
     assert cells.groupby("row").size().eq(kinds * len(size.counts)).all()
     assert set(anchors.row) == set(beyond.ANCHORED)
-    assert subsets.groupby("row").size().eq(16 * beyond.MODELS * (beyond.MODELS - 1)).all()
+    assert subsets.groupby("row").size().eq(16 * models * (models - 1)).all()
     assert set(subsets.row) == set(beyond.COMBINED)
     assert anchors[["score", "null", "calibrated"]].notna().all(axis=None)
     assert subsets.score.notna().all()

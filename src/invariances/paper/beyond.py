@@ -507,7 +507,7 @@ def table_of_differences(frame: pd.DataFrame) -> str:
         for k, together in four.groupby("k", sort=False):
             gains = [difference(together, single, value) for value in ("score", "retention", "calibrated")]
             extra = together.parameters.iloc[0] - single.parameters.iloc[0]
-            lines.append([row, best, str(k), f"{extra:+,}", *map(_cell, gains), verdict(gains[0])])
+            lines.append([row, best, str(k), f"{extra:+,}", *(_cell(gain, 4) for gain in gains), verdict(gains[0])])
     head = ["Row", "Best single", "Anchors of all four", "Extra parameters", "Stitched", "Retention", "Alignment"]
     return _markdown(pd.DataFrame(lines), [*head, "All four, by what they stitch"])
 
@@ -544,8 +544,8 @@ def _markdown(table: pd.DataFrame, head: Sequence[object]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(str, line)) + " |" for line in table.itertuples(index=False))])
 
 
-def _cell(span: Interval) -> str:
-    return f"{span.mean:z.3f} [{span.low:z.3f}, {span.high:z.3f}]"
+def _cell(span: Interval, digits: int = 3) -> str:
+    return f"{span.mean:z.{digits}f} [{span.low:z.{digits}f}, {span.high:z.{digits}f}]"
 
 
 def _range(ends: pd.Series) -> str:

@@ -68,14 +68,18 @@ def write(results: str | Path, into: str | Path) -> dict[int, Verdict]:
     -------
     dict from numbers to Verdict
     """
-    frames, into = read(results), Path(into)
-    verdicts = {number: judge_finding(number, frames) for number in FINDINGS}
+    verdicts, into = judged(read(results)), Path(into)
     into.mkdir(parents=True, exist_ok=True)
     (into / "overview.md").write_text(overview(verdicts), encoding="utf-8")
     for number, verdict in verdicts.items():
         (into / f"finding_{number}.md").write_text(snippet(number, verdict), encoding="utf-8")
     outcomes(verdicts).to_csv(into / "outcomes.csv", index=False)
     return verdicts
+
+
+def judged(frames: Mapping[str, pd.DataFrame]) -> dict[int, Verdict]:
+    """The verdicts on all five findings, by the tidy tables of the sections."""
+    return {number: judge_finding(number, frames) for number in FINDINGS}
 
 
 def outcomes(verdicts: Mapping[int, Verdict]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pytest
 from invariances import book
 from invariances.paper import budget
 from invariances.paper.parameters import ParameterError
+from invariances.zoo.registry import DataError
 
 
 def test_normalised_removes_what_changes_by_the_clock():
@@ -103,7 +104,7 @@ def test_what_would_end_a_run_is_said_before_anything_is_trained(parts, tmp_path
     with pytest.raises(book.RunError, match=r"is no book; give the folder results of one, e\.g\. book/results"):
         book.reproduce("smoke", tmp_path / "elsewhere" / "results")
     monkeypatch.setenv("INVARIANCES_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match=r"the data set mnist is missing: .*INVARIANCES_DATA"):
+    with pytest.raises(DataError, match=r"the data set mnist is missing: .*INVARIANCES_DATA"):
         book.reproduce("laptop", results)
     monkeypatch.setattr(book, "_script", lambda study: tmp_path / "none.py")
     with pytest.raises(book.RunError, match=r"there is no benchmarks/anchors\.py"):

@@ -68,7 +68,7 @@ def test_the_verdict_of_a_notebook_follows_from_its_csv(published):
     said = [text for text in _outputs(notebook, "text/markdown") if "Key finding" in text]
     assert said == [verdict._repr_markdown_()]
     glued = [
-        output.data["text/plain"].strip("'")
+        output.data["application/papermill.record/text/plain"].strip("'")
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         if output.get("metadata", {}).get("scrapbook", {}).get("name") == f"{section}_verdict"

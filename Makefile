@@ -5,7 +5,7 @@ STAMP := .venv/installed
 EXTRAS := zoo,book,test
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install book test results studies lint clean help
+.PHONY: install book test reproduce studies lint clean help
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,9 +25,8 @@ book: install  ## run the four notebooks on embedded data and build the book fro
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
-results: install  ## write the committed results of the book anew, at smoke size
-	for section in initialization architecture training stitching; do \
-	  $(BIN)/invariances run $$section -p profile smoke --into book/results || exit 1; done
+reproduce: install  ## run everything on real data at laptop size, write the book's published results, build the book (2.5 hours on two idle cores; goes on where it was stopped)
+	$(BIN)/invariances reproduce
 
 studies: install  ## run the studies of verdicts, intervals, speed and the zoo anew (about an hour and a half on two idle cores)
 	$(BIN)/python benchmarks/coverage.py

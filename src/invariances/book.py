@@ -8,15 +8,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invariances.paper import parameters
 from invariances.paper.rows import SECTIONS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 READABLE = ("ParameterError", "DataError", "PretrainedError", "StoreError", "WorkersError", "SpaceError")
 """Errors whose message already is one sentence that says what to do."""
+STUDIES = {"anchors": "beyond"}
+"""Scripts in ``benchmarks`` that go beyond the paper's tables, and the book's folder that they write into."""
+PARTS = ("data", *SECTIONS, *STUDIES, "pages", "book")
+"""What `reproduce` does, in this order."""
 
 
 class RunError(RuntimeError):
@@ -70,10 +78,7 @@ def run_section(section: str, given: Mapping[str, Any], folder: Path, progress: 
     source = root() / "notebooks" / f"{section}.ipynb"
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    # the kernel runs in the temporary folder, so relative paths in the environment are resolved first
-    for name in ("INVARIANCES_DATA", "INVARIANCES_HOME"):
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+    resolve_environment()  # the kernel runs in the temporary folder
     if given.get("data") not in (None, "auto", "builtin"):
         given = {**given, "data": str(Path(given["data"]).expanduser().absolute())}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".running-") as place:
@@ -95,6 +100,13 @@ def run_section(section: str, given: Mapping[str, Any], folder: Path, progress: 
         for made in (output, output.with_suffix(".csv")):
             made.replace(folder / made.name)
     return folder / source.name
+
+
+def resolve_environment() -> None:
+    """Make relative paths in the environment count from the folder of the start, for processes that run elsewhere."""
+    for name in ("INVARIANCES_DATA", "INVARIANCES_HOME"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
 
 
 def normalised(notebook: Any) -> Any:
@@ -139,8 +151,8 @@ def build(book: Path, warnings_are_errors: bool = True) -> Path:
     return index
 
 
-def make_book(profile: str, folder: Path, progress: bool = True) -> tuple[Path, dict[str, float]]:
-    """Run all sections and build the book from them in a copy, leaving the committed book as it is.
+def make_book(profile: str, folder: Path, progress: bool = True) -> pd.DataFrame:
+    """Reproduce everything in a copy of the book, leaving the committed one as it is.
 
     Parameters
     ----------
@@ -151,19 +163,175 @@ def make_book(profile: str, folder: Path, progress: bool = True) -> tuple[Path, 
 
     Returns
     -------
-    index : Path
-        The built ``index.html``.
-    seconds : dict
-        How long each part took.
+    DataFrame
+        What each part took, as `reproduce` gives it.
     """
-    book, seconds = folder.absolute() / "book", {}
+    book = folder.absolute() / "book"
     shutil.rmtree(book, ignore_errors=True)
     shutil.copytree(root() / "book", book)
+    (book / "results" / RUN).unlink(missing_ok=True)
     shutil.copy(root() / "_config.yml", book.parent)
+    return reproduce(profile, book / "results", progress=progress)
+
+
+# Everything -----------------------------------------------------------------------------------
+
+RUN = "run.csv"
+"""What each part took; lies beside the results."""
+
+
+def reproduce(profile: str, results: Path, only: Sequence[str] = (), progress: bool = True) -> pd.DataFrame:
+    """Run all sections and studies, write what the book's pages include, and build the book.
+
+    What is trained is in the store, so a run that was stopped goes on where it was: finished models are not
+    trained again, scores are computed anew.
+
+    Parameters
+    ----------
+    profile : str
+    results : Path
+        The folder ``results`` of a book.
+    only : sequence of str
+        These of `PARTS`; all where it is empty.
+    progress : bool
+
+    Returns
+    -------
+    DataFrame
+        One line per part and run: part, profile, started, minutes, models (trained), finished.
+
+    Raises
+    ------
+    ParameterError, DataError, RunError
+        For a bad parameter, missing data or a missing study before anything is trained; one sentence.
+    """
+    results = results.absolute()
+    parts = [part for part in PARTS if not only or part in only]
+    _check_start(profile, results, only, parts)
+    work: dict[str, Callable[[], object]] = {
+        "data": lambda: _prepare(profile),
+        **{name: lambda name=name: run_section(name, {"profile": profile}, results, progress) for name in SECTIONS},
+        **{name: lambda name=name: _run_study(name, profile, results) for name in STUDIES},
+        "pages": lambda: write_pages(profile, results),
+        "book": lambda: build(results.parent),
+    }
+    for part in parts:
+        if progress:
+            print(f"[{parts.index(part) + 1} of {len(parts)}] {part}", file=sys.stderr, flush=True)
+        _timed(part, profile, results / RUN, work[part])
+    _write_budget(results)  # once more: the last parts have been timed only now
+    if "book" in parts:
+        build(results.parent)
+    return read_run(results / RUN)
+
+
+def _check_start(profile: str, results: Path, only: Sequence[str], parts: Sequence[str]) -> None:
+    """Find out what would end a run before anything is trained."""
+    from invariances.paper.profiles import PROFILES
+    from invariances.paper.rows import ROWS
+    from invariances.zoo import datasets
+
+    parameters.check(SECTIONS[0], {"profile": profile})
+    unknown = sorted(set(only) - set(PARTS))
+    if unknown:
+        raise parameters.ParameterError(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    if not (results.parent / "_toc.yml").is_file():
+        raise RunError(f"{results.parent} is no book; give the folder results of one, e.g. book/results")
+    for study in STUDIES:
+        if study in parts and not _script(study).is_file():
+            raise RunError(f"there is no benchmarks/{study}.py; run this command from a whole clone of the repository")
+    resolve_environment()
+    if any(part in parts for part in PARTS if part not in ("pages", "book")):
+        for name in dict.fromkeys(
+            variant.dataset for rows in ROWS.values() for row in rows for variant in row.variants
+        ):
+            if PROFILES[profile].data != "builtin" or datasets.source_named(name).stand_in:
+                datasets.locate(name, PROFILES[profile].data)
+
+
+def _prepare(profile: str) -> None:
+    """Find and decode the data of all sections, once."""
+    from invariances.paper.sections import plan
+
     for section in SECTIONS:
-        start = time.monotonic()
-        run_section(section, {"profile": profile}, book / "results", progress)
-        seconds[section] = time.monotonic() - start
-    start = time.monotonic()
-    index = build(book)
-    return index, {**seconds, "book": time.monotonic() - start}
+        plan(parameters.check(section, {"profile": profile}))
+
+
+def _script(study: str) -> Path:
+    return root() / "benchmarks" / f"{study}.py"
+
+
+def _run_study(study: str, profile: str, results: Path) -> None:
+    into = results.parent / STUDIES[study]
+    command = [sys.executable, str(_script(study)), "--profile", profile, "--into", str(into)]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise RunError(f"the study benchmarks/{study}.py failed; what it said stands above")
+
+
+def write_pages(profile: str, results: Path) -> None:
+    """Write what the book's pages include from the tables in `results`: findings, definitions, budget; and the moments.
+
+    Parameters
+    ----------
+    profile : str
+        The one that the tables were made with.
+    results : Path
+        The folder ``results`` of a book.
+    """
+    from invariances.paper import definitions, findings, moments
+    from invariances.zoo import workers
+
+    with workers.one_thread():
+        findings.write(results, results.parent / "findings")
+        definitions.write(results, results.parent / "definitions")
+    moments.write(profile, results / "moments")
+    _write_budget(results)
+
+
+def _write_budget(results: Path) -> None:
+    from invariances.paper import budget
+
+    place = results.parent / "reproduce"
+    place.mkdir(exist_ok=True)
+    (place / "budget.md").write_text(budget.table(read_run(results / RUN)), encoding="utf-8")
+
+
+def _timed(part: str, profile: str, path: Path, work: Callable[[], object]) -> None:
+    """Do a part of a run and write down what it took, also where it fails or is stopped."""
+    import pandas as pd
+
+    started, start, before, finished = datetime.now(UTC), time.monotonic(), _models(), False
+    try:
+        work()
+        finished = True
+    finally:
+        line = {
+            "part": part,
+            "profile": profile,
+            "started": started.strftime("%Y-%m-%d %H:%M"),
+            "minutes": round((time.monotonic() - start) / 60, 2),
+            "models": _models() - before,
+            "finished": finished,
+        }
+        known = read_run(path).to_dict("records")
+        earlier = [one for one in known if one["part"] == part]
+        if any(one["finished"] or one["profile"] != profile for one in earlier):
+            known = [one for one in known if one["part"] != part]  # superseded; what was stopped goes on now
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame([*known, line]).to_csv(path, index=False)
+
+
+def _models() -> int:
+    """How many trained models are in the store."""
+    from invariances.zoo import store
+
+    kinds = store.entries().kind
+    return int((kinds == "models").sum())
+
+
+def read_run(path: Path) -> pd.DataFrame:
+    """What each part of a run took, as `reproduce` wrote it down; no line where there was none."""
+    import pandas as pd
+
+    columns = ["part", "profile", "started", "minutes", "models", "finished"]
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)

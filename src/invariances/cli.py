@@ -128,10 +128,43 @@ def book(
     from invariances.paper.parameters import check
 
     check("initialization", {"profile": profile})
-    index, seconds = make_book(profile, folder or root() / "_build" / profile, progress=not quiet)
-    for part, taken in seconds.items():
-        typer.echo(f"{part:>15} {taken:7.1f} s")
-    typer.echo(f"{'in all':>15} {sum(seconds.values()):7.1f} s\n\nThe book: {index}")
+    folder = folder or root() / "_build" / profile
+    _took(make_book(profile, folder, progress=not quiet))
+    typer.echo(f"\nThe book: {folder.absolute() / '_build' / 'html' / 'index.html'}")
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  INVARIANCES_DATA=path/to/parquet invariances reproduce
+  invariances reproduce --only pages --only book
+"""
+)
+def reproduce(
+    profile: Annotated[str, typer.Option(help="smoke, laptop or full")] = "laptop",
+    into: Annotated[
+        Path | None, typer.Option(help="The folder results of a book.", show_default="book/results")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="data, a section, anchors, pages (findings, definitions, budget) or book; may be repeated."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Publish: all sections and extra studies, then the findings, then the book, in the book's own folder.
+
+    It can be stopped at any point; the same command goes on with the models that are finished.
+    """
+    from invariances.book import reproduce as run_all
+    from invariances.book import root
+
+    _took(run_all(profile, into or root() / "book" / "results", only or (), progress=not quiet))
+
+
+def _took(run: Any) -> None:
+    """Say what each part of a run took."""
+    typer.echo(run.to_string(index=False))
+    typer.echo(f"In all: {run.minutes.sum():.1f} minutes, {run.models.sum()} models trained.")
 
 
 DATA_EPILOG = """\b

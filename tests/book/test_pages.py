@@ -2,13 +2,17 @@
 
 import functools
 import http.server
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from invariances.paper import claims, findings, tables
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -19,6 +23,8 @@ PAGES = [
     "results/architecture",
     "results/training",
     "results/stitching",
+    "findings",
+    "definitions",
     "characteristics",
     "speed",
     "zoo",
@@ -48,16 +54,32 @@ def test_every_page_of_the_contents_is_built(html):
         assert (html / f"{page}.html").is_file()
 
 
-def test_every_results_page_says_its_size_and_names_its_stand_ins(html):
+def test_every_results_page_says_its_size_and_its_data(html):
     for page in RESULTS:
-        text = (html / f"{page}.html").read_text()
-        assert "Smoke size" in text
-        assert "stand-in for" in text
-        assert "not judged at smoke size" in text
+        text = " ".join((html / f"{page}.html").read_text().split())
+        frame = pd.read_csv(ROOT / "book" / f"{page}.csv")
+        size = tables.banner(frame).split("**")[1]
+        assert f"<strong>{size}</strong>" in text
+        for data in frame.data.unique():
+            assert data in text
 
 
 def test_the_intro_shows_the_verdicts_of_the_notebooks(html):
-    assert (html / "intro.html").read_text().count("not judged at smoke size") == len(RESULTS)
+    text = (html / "intro.html").read_text()
+    for page in RESULTS:
+        section = page.removeprefix("results/")
+        verdict = claims.judge(section, pd.read_csv(ROOT / "book" / f"{page}.csv")).verdict
+        assert re.search(rf"<td><p>{verdict}</p></td>\s*<td><p><a[^>]*{page}", text), section
+
+
+def test_the_findings_page_shows_all_verdicts_and_links_to_the_evidence(html):
+    text = (html / "findings.html").read_text()
+    verdicts = findings.judged(findings.read(ROOT / "book" / "results"))
+    for number, verdict in verdicts.items():
+        assert f'href="#finding-{number}"' in text
+        assert f"<strong>Verdict: {findings.shown(verdict)}.</strong>" in text
+    for page in RESULTS:
+        assert f'href="{page}.html"' in text
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):
@@ -101,7 +123,7 @@ def test_page_in_a_browser(page, width, browser, address):
     pictures = tab.evaluate(
         "[...document.querySelectorAll('article img')].map(i => [i.getBoundingClientRect().width, i.naturalWidth, i.alt])"
     )
-    if page in RESULTS:
+    if page in [*RESULTS, "definitions"]:
         assert pictures
     for shown, natural, alt in pictures:
         assert shown > 100

@@ -6,6 +6,11 @@ A model that two rows share is counted in the first. Two cores have 18,000 core-
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 MINUTES, CORES = 150, 2
 
 TRAINING: dict[str, dict[str, int]] = {
@@ -57,3 +62,45 @@ OTHER: dict[str, int] = {
 def total() -> int:
     """Core-seconds of the whole run."""
     return sum(sum(rows.values()) for rows in TRAINING.values()) + sum(OTHER.values())
+
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "data, decoded once": ("data",),
+    **{section: (section,) for section in TRAINING},
+    "anchors and subsets": ("anchors",),
+    "the book": ("pages", "book"),
+}
+"""Lines of the budget, and the parts of a run that they are held against."""
+
+
+def table(run: pd.DataFrame) -> str:
+    """Budget beside what was measured, as Markdown.
+
+    Parameters
+    ----------
+    run : DataFrame
+        What each part took: part, profile, minutes, models, finished; may be empty.
+    """
+    profiles = ", ".join(dict.fromkeys(run.profile)) or "not run"
+    lines = [
+        f"| Part | Budget at laptop size, minutes on {CORES} cores | Minutes measured ({profiles}) | Models trained |",
+        "| --- | --- | --- | --- |",
+    ]
+    for title, parts in PARTS.items():
+        planned = OTHER[title] if title in OTHER else sum(TRAINING[title].values())
+        own = run[run.part.isin(parts)]
+        known = len(own) > 0 and bool(own[own.finished.astype(bool)].part.nunique() == len(parts))
+        cells = (f"{own.minutes.sum():.1f}", f"{own.models.sum():.0f}") if known else ("not run", "")
+        lines.append(f"| {title} | {_minutes(planned)} | {cells[0]} | {cells[1]} |")
+        if title == "stitching":
+            lines += [
+                f"| {name} | {_minutes(OTHER[name])} | in the sections | |" for name in OTHER if name not in PARTS
+            ]
+    lines.append(
+        f"| **in all** | {_minutes(total())} of {MINUTES} | {run.minutes.sum():.1f} | {run.models.sum():.0f} |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _minutes(core_seconds: float) -> str:
+    return f"{core_seconds / CORES / 60:.1f}"

@@ -1,0 +1,204 @@
+"""The paper's five key findings, judged by the published tables, as snippets of the book's page on them.
+
+Nothing here is typed by hand: the claims are `claims`', reported numbers `reported`'s, and every verdict
+follows from the CSV files that lie beside the executed notebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from invariances.paper.claims import (
+    ALIGNED,
+    FAILS,
+    FINDINGS,
+    HOLDS,
+    IN_PART,
+    KEPT,
+    LANGUAGE,
+    NOT_JUDGED,
+    UNTESTABLE,
+    Outcome,
+    Verdict,
+    judge_finding,
+)
+from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
+from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES
+
+MARKS = {HOLDS: "✓", IN_PART: "◐", FAILS: "✗", UNTESTABLE: "?", NOT_JUDGED: "○"}
+"""Signs that stand before the words, for those who skim; the words alone say all."""
+SUPPORT = {True: "✓ supports", False: "✗ contradicts", None: "? cannot tell"}
+EVIDENCE = {1: ALIGNED, 2: ALIGNED, 3: ("stitching",), 4: ("stitching",), 5: SECTIONS}
+"""The sections whose tables and figures a finding rests on."""
+
+
+def read(results: str | Path) -> dict[str, pd.DataFrame]:
+    """The tidy tables of all sections, from the CSV files beside the executed notebooks.
+
+    Raises
+    ------
+    ValueError
+        If one is missing.
+    """
+    frames = {}
+    for section in SECTIONS:
+        path = Path(results) / f"{section}.csv"
+        if not path.is_file():
+            raise ValueError(
+                f"there is no {section}.csv in {results}; run the section first: invariances run {section}"
+            )
+        frames[section] = pd.read_csv(path)
+    return frames
+
+
+def write(results: str | Path, into: str | Path) -> dict[int, Verdict]:
+    """Judge the findings by the tables in `results`; write what the book's page on them includes.
+
+    Parameters
+    ----------
+    results : path
+        The folder of the four ``<section>.csv``.
+    into : path
+        Gets ``overview.md``, ``finding_<number>.md``, and ``outcomes.csv`` with one line per finding and row.
+
+    Returns
+    -------
+    dict from numbers to Verdict
+    """
+    verdicts, into = judged(read(results)), Path(into)
+    into.mkdir(parents=True, exist_ok=True)
+    (into / "overview.md").write_text(overview(verdicts), encoding="utf-8")
+    for number, verdict in verdicts.items():
+        (into / f"finding_{number}.md").write_text(snippet(number, verdict), encoding="utf-8")
+    outcomes(verdicts).to_csv(into / "outcomes.csv", index=False)
+    return verdicts
+
+
+def judged(frames: Mapping[str, pd.DataFrame]) -> dict[int, Verdict]:
+    """The verdicts on all five findings, by the tidy tables of the sections."""
+    return {number: judge_finding(number, frames) for number in FINDINGS}
+
+
+def outcomes(verdicts: Mapping[int, Verdict]) -> pd.DataFrame:
+    """What each row says of each finding, as one table."""
+    columns = ["finding", "verdict", "row", "outcome", "evidence"]
+    lines = [
+        (number, verdict.verdict, outcome.row, SUPPORT[outcome.supports].split(maxsplit=1)[1], outcome.evidence)
+        for number, verdict in verdicts.items()
+        for outcome in verdict.outcomes
+    ]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def overview(verdicts: Mapping[int, Verdict]) -> str:
+    """The five findings with their verdicts and how many rows support each, as Markdown."""
+    lines = []
+    for number, verdict in verdicts.items():
+        counts = pd.Series([outcome.supports for outcome in verdict.outcomes], dtype=object)
+        decided = counts.dropna()
+        supporting = f"{int(decided.sum())} of {len(decided)}" if len(counts) else "-"
+        lines.append(
+            (
+                f"[{number}](finding-{number})",
+                verdict.claim,
+                shown(verdict),
+                supporting,
+                str(len(counts) - len(decided)) if len(counts) else "-",
+            )
+        )
+    return table(("", "Finding", "Verdict", "Rows that support it, of those that can tell", "Cannot tell"), lines)
+
+
+def shown(verdict: Verdict) -> str:
+    """A verdict as a sign and words."""
+    return f"{MARKS[verdict.verdict]} {verdict.verdict}"
+
+
+def snippet(number: int, verdict: Verdict) -> str:
+    """One finding: claim, reported numbers, where the evidence stands, verdict, and what each row says, as Markdown."""
+    links = ", ".join(f"[{TITLES[section]}](results/{section}.ipynb)" for section in EVIDENCE[number])
+    parts = [
+        f"**Claim.** {verdict.claim}",
+        f"**Reported.** {reported(number)}",
+        f"**Measured.** In the tables and figures of: {links}.",
+        f"**Verdict: {shown(verdict)}.** {verdict.reason}",
+    ]
+    if verdict.outcomes:
+        cells = [(_linked(o, EVIDENCE[number]), SUPPORT[o.supports], o.evidence) for o in verdict.outcomes]
+        parts.append(table(("Row", "It", "By"), cells).rstrip())
+    return "\n\n".join(parts) + "\n"
+
+
+def _linked(outcome: Outcome, sections: Sequence[str]) -> str:
+    """The outcome's row, as a link to the first of the sections that has it."""
+    for section in sections:
+        if any(outcome.row == row.name or outcome.row.startswith(f"{row.name}: ") for row in ROWS[section]):
+            return f"[{outcome.row}](results/{section}.ipynb)"
+    return outcome.row
+
+
+def reported(number: int) -> str:
+    """The paper's numbers that carry a finding, in one or two sentences."""
+    rows = {name: cells for section in ALIGNED for name, cells in ALIGNMENT[section].items()}
+    if number == 1:
+        return _uncovered(rows)
+    if number == 2:
+        return " ".join(f"{TITLES[section]}: {_winners(ALIGNMENT[section])}." for section in ALIGNED)
+    if number == 3:
+        return _kept(STITCHING)
+    if number == 4:
+        return "No number: the paper's page shows no relation of alignment scores with stitching scores."
+    said = []
+    for domain, language in (("Vision", False), ("Language", True)):
+        aligned, stitched = (
+            {name: cells for name, cells in part.items() if name.startswith(LANGUAGE) == language}
+            for part in (rows, STITCHING)
+        )
+        said.append(f"{domain}: {_uncovered(aligned)} {_kept(stitched)}")
+    return " ".join(said)
+
+
+def _uncovered(rows: Mapping[str, Mapping[str, Reported]]) -> str:
+    raw, affine = (_span([cells[name].mean for cells in rows.values()]) for name in ("absolute", "affine"))
+    return f"Alignment of raw spaces {raw}, after an affine map {affine} ({len(rows)} rows)."
+
+
+def _winners(rows: Mapping[str, Mapping[str, Reported]]) -> str:
+    best = pd.Series([max(cells, key=lambda name: cells[name].mean) for cells in rows.values()])
+    counts = best.value_counts(sort=False)
+    return ", ".join(f"{INVARIANCES[name]} highest in {count} of {len(rows)} rows" for name, count in counts.items())
+
+
+def _kept(rows: Mapping[str, Mapping[str, Reported]]) -> str:
+    said = []
+    errors = {name: cells for name, cells in rows.items() if is_error(cells)}
+    if errors:
+        gaps = [
+            100 * (c["absolute"].mean - c["relative"].mean) / (c["absolute"].mean - c["ceiling"].mean)
+            for c in errors.values()
+        ]
+        said.append(f"Relative stitching closes {_span(gaps, 0)} % of the gap in reconstruction error")
+    scores = {name: cells for name, cells in rows.items() if name not in errors}
+    if scores:
+        shares = [100 * cells["relative"].mean / cells["ceiling"].mean for cells in scores.values()]
+        said.append(f"Relative stitching keeps {_span(shares, 0)} % of the F1 score")
+    return f"{'. '.join(said)} (the rule here asks for {100 * KEPT:.0f} %)."
+
+
+def is_error(cells: Mapping[str, Reported]) -> bool:
+    """Whether a row of the reported stitching table holds errors, which are lower the better."""
+    return cells["ceiling"].mean < cells["absolute"].mean
+
+
+def _span(values: Iterable[float], digits: int = 2) -> str:
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)

@@ -1,0 +1,130 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from invariances.paper import claims, findings
+from invariances.paper.claims import Outcome, Verdict
+from invariances.paper.reported import STITCHING
+from invariances.paper.rows import ROWS, SECTIONS
+
+
+def _alignment(section, affine, profile="laptop"):
+    """Tidy tables in which raw spaces share nothing and an affine map reaches the planted score."""
+    rng = np.random.default_rng(1)
+    lines = []
+    for row in ROWS[section]:
+        groups = [variant.label for variant in row.variants]
+        names = [(f"{group} {seed}", group) for group in groups for seed in range(6 // len(groups) + 2)]
+        for i, (a, group_a) in enumerate(names):
+            for b, group_b in names[i + 1 :]:
+                scores = {"absolute": 0.0, "scale": 0.0, "relative": affine - 0.2, "affine": affine}
+                for invariance, score in scores.items():
+                    value = score + 0.01 * rng.normal()
+                    lines.append((row.name, a, b, group_a, group_b, invariance, value, value, 0.1, "trained", profile))
+    columns = "row model_a model_b group_a group_b invariance score calibrated null_within_class reference profile"
+    return pd.DataFrame(lines, columns=columns.split())
+
+
+def _stitching(kept, profile="laptop"):
+    """A tidy table in which stitching keeps the planted share of the ceiling, whatever the alignment."""
+    rng = np.random.default_rng(2)
+    lines = []
+    for row in ROWS["stitching"]:
+        error = row.variants[0].task == "reconstruction"
+        groups = [variant.label for variant in row.variants]
+        names = [(f"{group} {seed}", group) for group in groups for seed in range(max(2, 5 // len(groups)))]
+        for a, group_a in names:
+            for b, group_b in names:
+                for space in row.spaces if a != b else ():
+                    share = (0.1 if space == "absolute" else kept) + 0.01 * rng.normal()
+                    score = 0.1 - share * 0.09 if error else share * 0.9
+                    ceiling, metric = (0.01, "mse") if error else (0.9, "f1")
+                    retention = ceiling / score if error else share
+                    aligned = rng.normal()
+                    line = (row.name, a, b, group_a, group_b, space, metric, score, ceiling, retention, aligned)
+                    lines.append((*line, "none", profile))
+    columns = "row model_a model_b group_a group_b invariance metric score ceiling retention alignment_calibrated"
+    return pd.DataFrame(lines, columns=[*columns.split(), "control", "profile"])
+
+
+@pytest.fixture
+def published(tmp_path):
+    """Writes planted CSV files and the page's snippets; gives the verdicts and the snippets' folder."""
+
+    def make(affine=0.9, kept=0.95, profile="laptop"):
+        for section in SECTIONS:
+            frame = _stitching(kept, profile) if section == "stitching" else _alignment(section, affine, profile)
+            frame.to_csv(tmp_path / f"{section}.csv", index=False)
+        return findings.write(tmp_path, tmp_path / "findings"), tmp_path / "findings"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("affine", "kept", "words"),
+    [
+        (0.9, 0.95, {1: claims.HOLDS, 3: claims.HOLDS, 5: claims.HOLDS}),
+        (-0.3, 0.3, {1: claims.FAILS, 3: claims.FAILS, 5: claims.FAILS}),
+        (0.9, 0.3, {1: claims.HOLDS, 3: claims.FAILS, 5: claims.FAILS}),
+    ],
+)
+def test_the_page_says_what_was_planted(affine, kept, words, published):
+    verdicts, folder = published(affine, kept)
+    overview = (folder / "overview.md").read_text()
+    lines = [line for line in overview.splitlines() if line.startswith("| [")]
+    assert len(lines) == 5
+    for number, word in words.items():
+        assert verdicts[number].verdict == word
+        assert re.search(rf"\| . {word} \|", lines[number - 1])
+        assert re.search(rf"\*\*Verdict: . {word}\.\*\*", (folder / f"finding_{number}.md").read_text())
+
+
+def test_every_row_stands_with_its_outcome_and_a_link_to_its_section(published):
+    verdicts, folder = published()
+    text = (folder / "finding_3.md").read_text()
+    for row in STITCHING:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| [{row}](results/stitching.ipynb)")]
+        assert "✓ supports" in line
+        assert re.search(r"affine keeps 0\.9\d+ \[", line)
+    assert "| [TREC: affine](results/stitching.ipynb) |" in (folder / "finding_4.md").read_text()
+    table = pd.read_csv(folder / "outcomes.csv")
+    assert table.groupby("finding").size().to_dict() == {n: len(v.outcomes) for n, v in verdicts.items()}
+    assert (table[table.finding == 3].outcome == "supports").all()
+
+
+def test_the_overview_counts_rows_that_can_tell():
+    outcomes = [Outcome("a", True, "x"), Outcome("b", False, "y"), Outcome("c", None, "z")]
+    line = findings.overview({1: Verdict("claim", claims.IN_PART, "reason", outcomes)}).splitlines()[2]
+    assert line.endswith("| 1 of 2 | 1 |")
+
+
+def test_smoke_is_not_judged_and_lists_no_row(published):
+    verdicts, folder = published(profile="smoke")
+    assert {verdict.verdict for verdict in verdicts.values()} == {"not judged at smoke size"}
+    assert (folder / "overview.md").read_text().count("not judged at smoke size") == 5
+    assert len(pd.read_csv(folder / "outcomes.csv")) == 0
+    assert "supports" not in (folder / "finding_1.md").read_text()
+
+
+def test_a_section_that_was_not_run_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"no initialization\.csv .*run the section first"):
+        findings.write(tmp_path, tmp_path / "findings")
+    assert not (tmp_path / "findings").exists()
+
+
+def test_reported_numbers_are_those_of_the_page():
+    # by hand from the page: 97.79, 2.83, 0.66; 86.74, 5.39, 1.94; 75.89 / 91.70; 78.53 / 91.54
+    gaps = [(97.79 - 2.83) / (97.79 - 0.66), (86.74 - 5.39) / (86.74 - 1.94)]
+    shares = [75.89 / 91.70, 78.53 / 91.54]
+    said = findings.reported(3)
+    assert f"{100 * min(gaps):.0f} to {100 * max(gaps):.0f} %" in said
+    assert f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %" in said
+    assert "raw spaces 0.16 to 0.54, after an affine map 0.75 to 0.91 (13 rows)" in findings.reported(1)
+    assert "Rotation Inv (Rel) highest in 3 of 4 rows, Affine Inv highest in 1 of 4 rows" in findings.reported(2)
+    assert "raw spaces 0.28 to 0.54, after an affine map 0.85 to 0.90 (4 rows)" in findings.reported(5)
+
+
+def test_bars_in_a_cell_do_not_break_a_table():
+    assert findings.table(("a", "b"), [("x|y", 1)]).splitlines()[2] == "| x\\|y | 1 |"

@@ -97,7 +97,7 @@ def run_section(section: str, given: Mapping[str, Any], folder: Path, progress: 
             said = error.evalue if error.ename in READABLE else f"{section} failed with {error.ename}: {error.evalue}"
             raise RunError(" ".join(str(said).split())) from None
         nbformat.write(normalised(notebook), output)
-        for made in (output, output.with_suffix(".csv")):
+        for made in (output, *sorted(Path(place).glob(f"{section}*.csv"))):
             made.replace(folder / made.name)
     return folder / source.name
 

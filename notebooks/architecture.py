@@ -106,6 +106,32 @@ if "paired" in set(cka.atlas):
 tables.Shown(atlas.left_out(compared.not_run), "Models that are not compared here")
 
 # %% [markdown]
+# ## What structure the maps have
+#
+# Each invariance above is scored in a space of its own, so the scores cannot say which kind of map T leads from one
+# model's space to another's. The ladder can: maps of growing freedom (leave as is, shift, rescale, rotate, rotate and
+# rescale, any affine map) are fitted on the anchors, all end in the same space, and are compared by the share of its
+# held-out variance that they explain. Chosen is the simplest kind that comes within *delta* (1 % of the variance) or
+# three standard errors over samples (*SE*) of the best, whichever is more; the answer is "none" where no kind beats a
+# constant, and "weak" where it explains less than half. Noise that is private to one model would make a rotation look
+# affine, so it is first taken out of the source by predicting the source from the other models, of either
+# architecture. Only pairs across the two architectures are compared, in both directions. *Affine beyond similarity* is
+# what full freedom adds to turning, rescaling and shifting: it says by how little a verdict can be decided.
+#
+# A map that only turns and rescales stretches all directions alike, so that its singular values are all equal: a flat
+# line. The dashed line is what a true rotation looks like if the target is as noisy as here; noise in the source can
+# bend it a little more.
+
+# %% tags=["remove-input"]
+from invariances.paper import ladder
+
+maps, singular_values = (pd.read_csv(path) for path in ladder.run(study).save())
+tables.Shown(ladder.table(maps), "Which maps lead from one architecture's space to the other's")
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "First figure: held-out explained variance by class of maps, pairs as points, the chosen class marked, one panel per row. Second figure: singular values of T, largest first, beside those of a simulated rotation, one panel per row"}}
+display(ladder.figure(maps), ladder.spectrum(singular_values))
+
+# %% [markdown]
 # ## The key finding
 
 # %% tags=["remove-input"]

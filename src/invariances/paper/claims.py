@@ -1,18 +1,20 @@
-"""The key findings as predicates over the tidy tables, written down before any run at real size.
+"""The key findings as predicates over the tidy tables, written down before any score at real size was computed.
 
-A claim says what in the table decides it, by which interval, and what would count against it.
-Nothing is judged at smoke size: stand-ins and tiny networks cannot speak for the paper.
+A claim says what in the table decides it, by which interval, and what would count against it. Each
+section of the paper ends in one (`CLAIMS`), and the paper closes with five that rest on all sections
+(`FINDINGS`). Nothing is judged at smoke size: stand-ins and tiny networks cannot speak for the paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from invariances.pairs import Interval, interval
-from invariances.paper.rows import ROWS
+from invariances.pairs import Interval, interval, rank_prediction
+from invariances.paper.reported import STITCHING
+from invariances.paper.rows import ROWS, SECTIONS
 
 NOT_JUDGED = "not judged at smoke size"
 HOLDS, IN_PART, FAILS, UNTESTABLE = "holds", "holds in part", "does not hold", "not testable here"
@@ -25,6 +27,8 @@ class Outcome(NamedTuple):
     supports: bool | None
     """None where the row cannot tell."""
     evidence: str
+    best: str = ""
+    """The invariance that aligns best, where that was asked and the row can tell."""
 
 
 class Verdict(NamedTuple):
@@ -45,7 +49,8 @@ class Claim(NamedTuple):
     text: str
     rule: str
     """What decides, by which interval, and what would count as failing."""
-    predicate: Callable[[pd.DataFrame], list[Outcome]]
+    predicate: Callable[[Any], list[Outcome]]
+    """Of a section's tidy table, or of all sections' tables by name."""
 
 
 def judge(section: str, frame: pd.DataFrame) -> Verdict:
@@ -57,10 +62,30 @@ def judge(section: str, frame: pd.DataFrame) -> Verdict:
     frame : DataFrame
         The section's tidy table, as saved in ``<section>.csv``.
     """
-    claim = CLAIMS[section]
-    if frame.empty or (frame.profile == "smoke").any():
+    return _judged(CLAIMS[section], frame, _is_smoke(frame))
+
+
+def judge_finding(number: int, frames: Mapping[str, pd.DataFrame]) -> Verdict:
+    """Judge one of the paper's five key findings by the tidy tables of all sections.
+
+    Parameters
+    ----------
+    number : int
+        1 to 5, in the paper's order.
+    frames : mapping from sections to DataFrame
+        The tidy tables, as saved in ``<section>.csv``.
+    """
+    return _judged(FINDINGS[number], frames, any(_is_smoke(frames[section]) for section in SECTIONS))
+
+
+def _is_smoke(frame: pd.DataFrame) -> bool:
+    return frame.empty or bool((frame.profile == "smoke").any())
+
+
+def _judged(claim: Claim, evidence: Any, smoke: bool) -> Verdict:
+    if smoke:
         return Verdict(claim.text, NOT_JUDGED, f"The rule: {claim.rule}", [])
-    outcomes = claim.predicate(frame)
+    outcomes = claim.predicate(evidence)
     decided = [outcome for outcome in outcomes if outcome.supports is not None]
     supporting = [outcome for outcome in decided if outcome.supports]
     if not decided:
@@ -97,7 +122,8 @@ def highest(frame: pd.DataFrame, expected: dict[str, str]) -> list[Outcome]:
         rival = others.mean().idxmax()
         gap = (pairs[expected[row]] - others[rival]).rename("gap").reset_index()
         span = interval(gap, "gap", groups_of(frame[(frame.row == row) & (frame.reference == "trained")]))
-        outcomes.append(Outcome(row, _sign(span), f"{expected[row]} minus {rival}: {describe(span)}"))
+        best = {True: expected[row], False: rival, None: ""}[_sign(span)]
+        outcomes.append(Outcome(row, _sign(span), f"{expected[row]} minus {rival}: {describe(span)}", best))
     return outcomes
 
 
@@ -147,6 +173,8 @@ def stitches(frame: pd.DataFrame) -> list[Outcome]:
     """
     outcomes = []
     for row in frame.row.drop_duplicates():
+        if row not in STITCHING:
+            continue
         real = across_groups(frame[(frame.row == row) & (frame.control == "none")])
         relative, absolute = (real[real.invariance == name] for name in ("relative", "absolute"))
         if (real.metric == "mse").all():
@@ -163,6 +191,131 @@ def stitches(frame: pd.DataFrame) -> list[Outcome]:
 def across_groups(frame: pd.DataFrame) -> pd.DataFrame:
     """Only pairs of different groups, where there are several (languages, architectures)."""
     return frame[frame.group_a != frame.group_b] if frame.group_a.nunique() > 1 else frame
+
+
+# The five findings ----------------------------------------------------------------------------
+
+ALIGNED = ("initialization", "architecture", "training")
+LANGUAGE = ("TREC", "DBpedia", "BERT", "Amazon")
+"""How the names of the language rows start; the other rows are vision."""
+KEPT = 0.75
+"""Share of the ceiling (of the gap, for errors) from which on stitching counts as working, as the paper words it."""
+NO_SPREAD = 0.01
+"""Range of retention below which there is nothing to predict."""
+
+
+def pervasive(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
+    """For each row, whether an affine map uncovers agreement that raw spaces hide, and that labels do not explain."""
+    return [
+        _uncovered(row, part)
+        for section in ALIGNED
+        for row, part in frames[section].groupby("row", sort=False)
+        if row in {known.name for known in ROWS[section]}
+    ]
+
+
+def _uncovered(row: str, part: pd.DataFrame) -> Outcome:
+    trained = across_groups(part[part.reference == "trained"])
+    pairs, groups = _calibrated_pairs(trained), groups_of(trained)
+    if pairs is None or pairs[["absolute", "affine"]].isna().any(axis=None):
+        return Outcome(row, None, "a score has no calibration")
+    gain = interval((pairs.affine - pairs.absolute).rename("gap").reset_index(), "gap", groups)
+    affine = trained[trained.invariance == "affine"]
+    beyond = interval(affine.assign(gap=affine.score - affine.null_within_class), "gap", groups)
+    untrained = across_groups(part[(part.reference == "untrained") & (part.invariance == "affine")])
+    signs = (_sign(gain), _sign(beyond))
+    supports = None if None in signs else all(signs)
+    said = (
+        f"affine minus raw {describe(gain)}; affine minus shuffled within classes {describe(beyond)}; "
+        f"calibrated affine {affine.calibrated.mean():.2f} trained, {untrained.calibrated.mean():.2f} untrained"
+    )
+    return Outcome(row, supports, said)
+
+
+def dependent(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
+    """The outcomes of the three sections on alignment, and whether one invariance wins wherever a row can tell."""
+    outcomes = [outcome for section in ALIGNED for outcome in CLAIMS[section].predicate(frames[section])]
+    winners = {outcome.best for outcome in _decided(outcomes)}
+    if not winners:
+        return outcomes
+    said = f"best where a row can tell: {', '.join(sorted(winners))}"
+    return [*outcomes, Outcome("no invariance is best in all rows", len(winners) > 1, said)]
+
+
+def _decided(outcomes: list[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.supports is not None]
+
+
+def communicates(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
+    """For each of the paper's stitching rows, whether relative or affine stitching comes near the ceiling."""
+    frame = frames["stitching"]
+    return [_near_ceiling(row, frame[frame.row == row]) for row in STITCHING if (frame.row == row).any()]
+
+
+def _near_ceiling(row: str, part: pd.DataFrame) -> Outcome:
+    real = across_groups(part[part.control == "none"])
+    absolute = real[real.invariance == "absolute"].score.mean()
+    spans = {}
+    for space, own in real[real.invariance.isin(["relative", "affine"])].groupby("invariance"):
+        if (own.metric == "mse").all():
+            own = own.assign(retention=(absolute - own.score) / (absolute - own.ceiling))
+        spans[space] = interval(own, "retention", groups_of(own))
+    known = [span for span in spans.values() if span.low == span.low]
+    supports = any(span.low >= KEPT for span in known) if known else None
+    return Outcome(row, supports, "; ".join(f"{space} keeps {describe(span)}" for space, span in spans.items()))
+
+
+def predicts(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
+    """For each row and way of stitching, whether pairs that align better keep more of the ceiling."""
+    return [
+        Outcome(f"{line.row}: {line.invariance}", line.supports, line.evidence)
+        for line in predictions(frames["stitching"]).itertuples()
+    ]
+
+
+def predictions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation of alignment with retention within each row and way of stitching, p over model labels.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The tidy table of the stitching section.
+
+    Returns
+    -------
+    DataFrame
+        As `invariances.pairs.rank_prediction` gives it, with ``supports`` and ``evidence``.
+    """
+    lines = []
+    for (row, space), part in frame[frame.control == "none"].groupby(["row", "invariance"], sort=False):
+        if space in ("absolute", "product"):
+            continue  # nothing was fitted to align; or no alignment of its own
+        spread = part.retention.max() - part.retention.min()
+        line = rank_prediction(part, part, alignment_value="alignment_calibrated").iloc[0].to_dict()
+        if not spread >= NO_SPREAD:
+            line |= {"testable": False, "reason": f"retention has no spread (range {spread:.3f})"}
+        supports = bool(line["rho"] > 0 and line["p"] < 0.05) if line["testable"] else None
+        evidence = (
+            f"rho {line['rho']:.2f}, p {line['p']:.3f}" if line["testable"] else f"not testable: {line['reason']}"
+        )
+        lines.append({"row": row, "invariance": space, **line, "supports": supports, "evidence": evidence})
+    return pd.DataFrame(lines)
+
+
+def general(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
+    """For vision and for language, whether agreement is uncovered and stitching works in every row that can tell."""
+    rows = {False: [], True: []}
+    for outcome in _decided([*pervasive(frames), *communicates(frames)]):
+        rows[outcome.row.startswith(LANGUAGE)].append(outcome)
+    return [
+        Outcome(
+            "language" if language else "vision",
+            all(outcome.supports for outcome in outcomes) if outcomes else None,
+            f"{sum(outcome.supports for outcome in outcomes)} of {len(outcomes)} rows support, "
+            f"against it: {', '.join(outcome.row for outcome in outcomes if not outcome.supports) or 'none'}",
+        )
+        for language, outcomes in rows.items()
+    ]
 
 
 _ALIGNMENT_RULE = (
@@ -205,3 +358,47 @@ CLAIMS: dict[str, Claim] = {
     ),
 }
 """The key finding of each section."""
+
+_ROWS_COUNT = "All rows that can tell: holds; some: in part; none: does not hold."
+
+FINDINGS: dict[int, Claim] = {
+    1: Claim(
+        "Structural similarities are pervasive: independently trained networks share much of their structure, "
+        "hidden beneath differences of the coordinate systems.",
+        "in each row on alignment, two differences, both by their 95 % interval over models: the calibrated score "
+        "after an affine map minus that of raw spaces, and the score after the map minus its expectation when samples "
+        "are shuffled within their classes. Both above 0 support, one below 0 contradicts. Untrained networks are "
+        "shown beside it and do not decide: what they share as well was not learned. " + _ROWS_COUNT,
+        pervasive,
+    ),
+    2: Claim(
+        "The best invariance depends on what varies: rotation for initialization, affine for architecture, case by "
+        "case for training; none is best for all.",
+        "the rows of the three sections on alignment by their own rules, and one more: that not one and the same "
+        "invariance is best in all rows that can tell. " + _ROWS_COUNT,
+        dependent,
+    ),
+    3: Claim(
+        "Invariances enable zero-shot communication: stitched models come near models that are not stitched, "
+        "without any further training.",
+        "in each row of the paper's stitching table, relative or affine stitching keeps at least 75 % by the lower end "
+        "of the 95 % interval over models: of the F1 of its ceiling, or of the gap in error between absolute stitching "
+        "and the ceiling. Otherwise the row contradicts. " + _ROWS_COUNT,
+        communicates,
+    ),
+    4: Claim(
+        "Alignment predicts stitching: how well two spaces align under an invariance tells how well the models stitch.",
+        "within each row and way of stitching, over ordered pairs of models: Spearman's rank correlation of calibrated "
+        "alignment with the share of the ceiling that is kept is above 0 with p < 0.05 by relabelling models. No such "
+        "correlation contradicts; a range of retention below 0.01, or too few models, cannot tell. Nothing is pooled "
+        "over data sets. " + _ROWS_COUNT,
+        predicts,
+    ),
+    5: Claim(
+        "It applies to vision and to language alike.",
+        "for either domain, all rows that can tell by the rules of findings 1 and 3 support. Both domains: holds; one: "
+        "in part; none: does not hold.",
+        general,
+    ),
+}
+"""The paper's five key findings, in its order."""

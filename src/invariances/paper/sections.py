@@ -24,6 +24,7 @@ from invariances.zoo.training import ANCHOR_POOL, Trained
 
 UNTRAINED = 3
 """Untrained models per group, at most: the reference that alignment is read against."""
+SWAPPED = {"model_a": "model_b", "model_b": "model_a"}
 SHARED = "shared 0"
 """The name of the initial weights that the conditions of a training row share, in its control."""
 
@@ -62,8 +63,9 @@ class RowResult(NamedTuple):
 
     planned: PlannedRow
     models: dict[str, Trained]
-    relative: dict[str, Trained]
     untrained: dict[str, Trained]
+    relative: dict[str, Trained]
+    shared: dict[str, Trained]
 
 
 class Study(NamedTuple):
@@ -244,11 +246,15 @@ def run(settings: Settings) -> Study:
         for row in planned:
             if row.not_run:
                 continue
-            models = {name: trained[recipe] for group in row.groups for name, recipe in group.recipes.items()}
-            relative = {name: trained[recipe] for group in row.groups for name, recipe in group.relative.items()}
-            untrained = {name: trained[recipe] for group in row.groups for name, recipe in group.untrained.items()}
-            results[row.row.name] = RowResult(row, models, relative, untrained)
-            frames.append(measure(results[row.row.name], untrained, settings))
+            kinds = ("recipes", "untrained", "relative", "shared")
+            results[row.row.name] = RowResult(
+                row,
+                *(
+                    {name: trained[recipe] for group in row.groups for name, recipe in getattr(group, kind).items()}
+                    for kind in kinds
+                ),
+            )
+            frames.append(measure(results[row.row.name], settings))
     not_run = {row.row.name: row.not_run for row in planned if row.not_run}
     if not frames:
         reason = next(row.not_run for row in planned if row.row.dataset in settings.chosen_datasets)
@@ -257,14 +263,26 @@ def run(settings: Settings) -> Study:
     return Study(settings, frame, results, not_run)
 
 
-def _align_row(result: RowResult, untrained: Mapping[str, Trained], settings: Settings) -> pd.DataFrame:
-    """All pairs under the paper's invariances, of trained models and of untrained ones."""
+def _align_row(result: RowResult, settings: Settings) -> pd.DataFrame:
+    """All pairs under the paper's invariances: of trained models, and of what these are read against.
+
+    ``reference`` is "trained", "untrained", "same initialization" (a control whose raw spaces agree from the start),
+    or "self": a model with itself, the most that an invariance can show.
+    """
     frames = []
-    for reference, models in (("trained", result.models), ("untrained", untrained)):
-        spaces, labels, k = _spaces(result.planned, models)
-        table = align(spaces, np.arange(k), tuple(INVARIANCES), (settings.metric,), labels)
-        frames.append(table.assign(reference=reference))
+    kinds = {"trained": result.models, "untrained": result.untrained, "same initialization": result.shared}
+    for reference, models in kinds.items():
+        if models:
+            frames.append(_align(result.planned, models, settings).assign(reference=reference))
+    for name, model in result.models.items():
+        itself = _align(result.planned, {name: model, f"{name}, again": model}, settings)
+        frames.append(itself.assign(reference="self", model_a=name, model_b=name))
     return _described(pd.concat(frames, ignore_index=True), result.planned, settings)
+
+
+def _align(planned: PlannedRow, models: Mapping[str, Trained], settings: Settings) -> pd.DataFrame:
+    spaces, labels, k = _spaces(planned, models)
+    return align(spaces, np.arange(k), tuple(INVARIANCES), (settings.metric,), labels)
 
 
 def _spaces(planned: PlannedRow, models: Mapping[str, Trained]) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
@@ -276,11 +294,11 @@ def _spaces(planned: PlannedRow, models: Mapping[str, Trained]) -> tuple[dict[st
     return {name: np.concatenate([m.spaces["pool"][:k], m.spaces["test"]]) for name, m in models.items()}, labels, k
 
 
-def _stitch_row(result: RowResult, untrained: Mapping[str, Trained], settings: Settings) -> pd.DataFrame:
+def _stitch_row(result: RowResult, settings: Settings) -> pd.DataFrame:
     """All ordered pairs in every space; a fitted map leaves the absolute head untouched."""
     task = result.planned.groups[0].variant.task
     measure = "mse" if task == "reconstruction" else "f1"
-    crosses = len(result.planned.groups) > 1
+    crosses = len({group.prepared.key for group in result.planned.groups}) > 1
 
     def score(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return training.quality(task, outputs, targets)[measure]
@@ -290,9 +308,34 @@ def _stitch_row(result: RowResult, untrained: Mapping[str, Trained], settings: S
         models = result.relative if invariance == "relative" else result.models
         pieces = stitchables(result.planned, models)
         # languages have their own test sets, so one untrained encoder cannot serve all heads
-        outsider = None if crosses else codes(result.planned, *next(iter(untrained.items())))
+        outsider = None if crosses else codes(result.planned, *next(iter(result.untrained.items())))
         frames.append(stitch(pieces, score, invariance, outsider, lower_is_better=task == "reconstruction"))
-    return _described(pd.concat(frames, ignore_index=True).assign(metric=measure), result.planned, settings)
+    stitched = pd.concat(frames, ignore_index=True).assign(metric=measure)
+    stitched = stitched.merge(_alignments(result), "left", ["model_a", "model_b", "invariance", "control"])
+    return _described(stitched, result.planned, settings)
+
+
+def _alignments(result: RowResult) -> pd.DataFrame:
+    """How well the spaces of every ordered pair agree under each connection, to be held against its stitching.
+
+    Calibrated cosine; of languages on parallel sentences that are no anchors, since their reviews are not parallel.
+    """
+    frames, connections = [], [name for name in result.planned.row.spaces if name != "product"]
+    for invariance in connections:
+        models = result.relative if invariance == "relative" else result.models
+        table = align(*_alignable(result.planned, models), (invariance,))
+        frames += [table] if invariance in ("affine", "orthogonal") else [table, table.rename(columns=SWAPPED)]
+    columns = {"score": "alignment", "null": "alignment_null", "calibrated": "alignment_calibrated"}
+    table = pd.concat(frames, ignore_index=True).rename(columns=columns)
+    return table.assign(control="none")[["model_a", "model_b", "invariance", "control", *columns.values()]]
+
+
+def _alignable(planned: PlannedRow, models: Mapping[str, Trained]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Spaces of paired samples, and which rows are anchors."""
+    if planned.groups[0].prepared.n_parallel:
+        return {name: model.spaces["pool"] for name, model in models.items()}, np.arange(planned.groups[0].anchors)
+    spaces, _, k = _spaces(planned, models)
+    return spaces, np.arange(k)
 
 
 def stitchables(planned: PlannedRow, models: Mapping[str, Trained]) -> dict[str, Stitchable]:
@@ -322,7 +365,11 @@ def _head(model: Trained) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _described(frame: pd.DataFrame, planned: PlannedRow, settings: Settings) -> pd.DataFrame:
     """Say of every line which row it belongs to and what it was made from."""
-    labels = {name: group.variant.label for group in planned.groups for name in group.recipes}
+    labels = {
+        name: group.variant.label
+        for group in planned.groups
+        for name in [*group.recipes, *group.untrained, *group.shared]
+    }
     titles = ", ".join(dict.fromkeys(group.prepared.title for group in planned.groups))
     first = planned.groups[0].prepared
     said = {"section": settings.section, "row": planned.row.name}

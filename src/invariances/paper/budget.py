@@ -1,0 +1,59 @@
+"""What the laptop run may cost, written down before it: core-seconds, on cores that do nothing else.
+
+A model that two rows share is counted in the first. Two cores have 18,000 core-seconds in the 150 minutes that
+``make reproduce`` may take from an empty store.
+"""
+
+from __future__ import annotations
+
+MINUTES, CORES = 150, 2
+
+TRAINING: dict[str, dict[str, int]] = {
+    "initialization": {
+        "MNIST": 280,
+        "Fashion-MNIST": 280,
+        "CIFAR-10": 350,
+        "CIFAR-100": 350,
+        "TREC": 370,
+        "DBpedia": 600,
+        "MNIST, reconstruction": 520,
+        "Fashion-MNIST, reconstruction": 270,
+        "CIFAR-10, reconstruction": 530,
+        "CIFAR-100, reconstruction": 270,
+    },
+    "architecture": {
+        "CNN-3 vs CNN-5": 480,
+        "ReLU vs GELU": 210,
+        "ViT-Small vs ViT-Base": 1_950,
+        "BERT vs RoBERTa": 190,
+    },
+    "training": {
+        "CIFAR-10: SGD vs Adam": 250,
+        "CIFAR-100: LR 0.001 vs 0.01": 430,
+        "ImageNet: Aug Light vs Heavy": 920,
+        "Amazon Reviews: Batch 32 vs 128": 660,
+    },
+    "stitching": {
+        "MNIST": 650,
+        "CIFAR-10": 660,
+        "TREC": 360,
+        "Amazon (Cross-lingual)": 3_000,
+        "MNIST, classification": 0,
+        "CIFAR-10, classification": 0,
+    },
+}
+"""Training the models of a row, by section."""
+
+OTHER: dict[str, int] = {
+    "data, decoded once": 120,
+    "heads on products of invariances": 1_200,
+    "scores, ladders and figures of the four sections": 1_500,
+    "anchors and subsets": 720,
+    "the book": 240,
+}
+"""Everything else."""
+
+
+def total() -> int:
+    """Core-seconds of the whole run."""
+    return sum(sum(rows.values()) for rows in TRAINING.values()) + sum(OTHER.values())

@@ -484,7 +484,7 @@ def figure_zoo(frame: pd.DataFrame) -> Figure:
     """Raw and debiased CKA between all networks that were run on the same pictures, blocks by architecture."""
     frame = frame[frame.atlas == "zoo"]
     groups = _members(frame)
-    figure, axes, bar = _panels(5.4)
+    figure, axes, bar = _panels(6.4)
     for ax, (metric, title) in zip(axes, FORMS.items(), strict=True):
         _heatmap(ax, _matrix(frame[frame.metric == metric]), bar)
         ends = np.cumsum([len(models) for models in groups.values()])

@@ -66,16 +66,44 @@ figures.alignment(study)
 # %% [markdown]
 # ## CKA over all architectures
 #
-# The paper's figure compares *pretrained* models (CNNs, vision transformers, language models). That figure is **not
-# run** here: pretrained weights are not part of this version. What is drawn instead are this zoo's own
-# vision models on the same held-out pictures. Debiased CKA does not grow with the width of a space, as the biased
-# form does.
+# Centred kernel alignment (CKA) compares two spaces of any widths: 1 if one is a rotated and rescaled copy of the
+# other. *Raw* CKA is biased upwards, the more so the wider the spaces and the fewer the samples, so unrelated spaces
+# do not score 0; *debiased* CKA has expectation 0 for them. Every cell is a pair of networks that read the same
+# held-out pictures. White lines border architectures, the thick line untrained networks; the diagonal, a network
+# with itself, is left out.
 
-# %% tags=["remove-input"] mystnb={"image": {"alt": "Heatmap of debiased CKA between all vision models of this section, blocks by architecture"}}
-if any(result.planned.row.dataset == "cifar-10" for result in study.rows.values()):
-    display(figures.cka_heatmap(results))
-else:
-    print("not drawn: no row on CIFAR-10 is part of this run")
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Two heatmaps, raw and debiased CKA between all vision networks of this section, trained and untrained, blocks by architecture"}}
+from invariances.paper import atlas
+
+compared = atlas.run(study)
+cka = pd.read_csv(compared.save())
+display(atlas.figure_zoo(cka) if "zoo" in set(cka.atlas) else Markdown("Not drawn: no row on pictures is in this run."))
+
+# %% [markdown]
+# Blocks on the diagonal are what the paper describes. Whether they stand out is a number: the mean over pairs of one
+# architecture minus the mean over pairs of two, with its 95 % interval over networks. Above 0, the architecture shows
+# in the space; an interval that holds 0 cannot tell. Untrained networks say how much of it is there before training.
+
+# %% tags=["remove-input"]
+if "zoo" in set(cka.atlas):
+    display(tables.Shown(atlas.blocks(cka), "CKA within and across architectures, with 95 % intervals over networks"))
+
+# %% [markdown]
+# ## Vision and language
+#
+# The paper's figure also compares pretrained models of pictures and of texts. Here each class of ImageNet is one
+# sample: one picture of it for the vision models, its names in the data set (such as "tench, Tinca tinca") for the
+# language models. Captions would be an alternative, but Multi30k's pictures are not part of the data. The networks of
+# CIFAR-10 see such pictures for the first time, at 32 pixels. A cell is the mean over pairs of different networks.
+# The table says whether picture and text agree beyond chance, that is more than after shuffling the names over the
+# classes; a low score can be far above chance. Class names that share words, and pictures that share a background,
+# agree without any training: hence the columns with an untrained network in place of either.
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Two heatmaps, raw and debiased CKA between vision and language models on classes of ImageNet, a thick line between the two kinds"}}
+if "paired" in set(cka.atlas):
+    display(atlas.figure_pretrained(cka))
+    display(tables.Shown(atlas.cross_modal(cka), "CKA between vision and language, beside chance"))
+tables.Shown(atlas.left_out(compared.not_run), "Models that are not compared here")
 
 # %% [markdown]
 # ## What structure the maps have

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from sklearn.decomposition import PCA
 
@@ -16,7 +15,7 @@ from invariances.paper import claims
 from invariances.paper.claims import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT
 from invariances.paper.rows import INVARIANCES
-from invariances.paper.sections import ALL_ARCHITECTURES, RowResult, Study, stitchables
+from invariances.paper.sections import RowResult, Study, stitchables
 from invariances.stitching import connect
 from invariances.transforms import Relative
 from invariances.zoo import datasets
@@ -85,23 +84,6 @@ def latents(result: RowResult) -> Figure:
             ax.scatter(*axes_of_left.transform(space)[:500].T, c=labels, cmap="tab10", s=7, alpha=0.75)
             ax.set(title=f"{kind}: {name}", xticks=[], yticks=[])
     figure.supxlabel("principal axes of the left model's space", fontsize=9)
-    return _closed(figure)
-
-
-def cka_heatmap(frame: pd.DataFrame) -> Figure:
-    """Debiased CKA between all models that were run on the same pictures, blocks by architecture."""
-    pairs = frame[frame.row == ALL_ARCHITECTURES]
-    both = pd.concat([pairs, pairs.rename(columns={"model_a": "model_b", "model_b": "model_a"})])
-    names = list(dict.fromkeys([*pairs.model_a, *pairs.model_b]))
-    matrix = both.pivot_table("score", "model_a", "model_b").reindex(index=names, columns=names)
-    matrix = matrix.fillna(pd.DataFrame(np.eye(len(names)), matrix.index, matrix.columns))
-    figure, ax = plt.subplots(figsize=(7, 6), layout="constrained")
-    sns.heatmap(matrix, vmin=0, vmax=1, cmap="mako", square=True, ax=ax)
-    labels = [name.rsplit(" ", 1)[0] for name in names]
-    for edge in [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]]:
-        ax.axhline(edge, color="white", linewidth=1.5)
-        ax.axvline(edge, color="white", linewidth=1.5)
-    ax.set(xlabel="", ylabel="", title="Debiased linear CKA, held-out samples")
     return _closed(figure)
 
 

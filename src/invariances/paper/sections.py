@@ -25,8 +25,6 @@ from invariances.zoo.training import ANCHOR_POOL, Trained
 
 UNTRAINED = 3
 """Untrained models per group, at most: the reference that alignment is read against."""
-ALL_ARCHITECTURES = "All architectures"
-"""The row of the tidy table that holds the pairs of the CKA heatmap."""
 SWAPPED = {"model_a": "model_b", "model_b": "model_a"}
 SHARED = "shared 0"
 """The name of the initial weights that the conditions of a training row share, in its control."""
@@ -283,8 +281,6 @@ def run(settings: Settings) -> Study:
                 ),
             )
             frames.append(measure(results[row.row.name], settings))
-        if settings.section == "architecture":
-            frames += _all_architectures(list(results.values()), settings)
     not_run = {row.row.name: row.not_run for row in planned if row.not_run}
     if not frames:
         reason = next(row.not_run for row in planned if row.row.dataset in settings.chosen_datasets)
@@ -313,23 +309,6 @@ def _align_row(result: RowResult, settings: Settings) -> pd.DataFrame:
 def _align(planned: PlannedRow, models: Mapping[str, Trained], settings: Settings) -> pd.DataFrame:
     spaces, labels, k = _spaces(planned, models)
     return align(spaces, np.arange(k), tuple(INVARIANCES), (settings.metric,), labels)
-
-
-def _all_architectures(results: list[RowResult], settings: Settings) -> list[pd.DataFrame]:
-    """Debiased CKA of every pair of different models that were run on the same pictures, for the heatmap."""
-    shared = [result for result in results if result.planned.groups[0].prepared.vocabulary == 0]
-    if not shared:
-        return []
-    # one recipe can serve two rows under two names (CNN-3, ReLU): it is drawn once
-    spaces: dict[Recipe, tuple[str, np.ndarray]] = {}
-    for result in shared:
-        for name, model in result.models.items():
-            spaces.setdefault(model.recipe, (name, model.spaces["test"]))
-    labels = datasets.load(shared[0].planned.groups[0].prepared.key).arrays["test_y"]
-    table = align(dict(spaces.values()), invariances=("absolute",), metrics=("cka_debiased",), labels=labels)
-    groups = tuple(group for result in shared for group in result.planned.groups)
-    row = shared[0].planned.row._replace(name=ALL_ARCHITECTURES)
-    return [_described(table.assign(reference="trained"), PlannedRow(row, groups, ""), settings)]
 
 
 def _spaces(planned: PlannedRow, models: Mapping[str, Trained]) -> tuple[dict[str, np.ndarray], np.ndarray, int]:

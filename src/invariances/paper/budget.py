@@ -42,7 +42,7 @@ TRAINING: dict[str, dict[str, int]] = {
         "MNIST": 650,
         "CIFAR-10": 660,
         "TREC": 360,
-        "Amazon (Cross-lingual)": 3_000,
+        "Amazon (Cross-lingual)": 2_000,
         "MNIST, classification": 0,
         "CIFAR-10, classification": 0,
     },

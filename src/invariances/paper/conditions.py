@@ -19,6 +19,7 @@ from invariances.pairs import interval
 from invariances.paper.claims import groups_of
 from invariances.paper.figures import _closed
 from invariances.paper.rows import INVARIANCES
+from invariances.paper.sections import ALL_ARCHITECTURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,17 +57,21 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for row, own in frame.groupby("row", sort=False):
         groups = groups_of(own[own.reference == "trained"])
-        if groups is None:
+        if groups is None or row == ALL_ARCHITECTURES:
             continue
+        labels = dict(zip(own.model_a, own.group_a, strict=True)) | dict(zip(own.model_b, own.group_b, strict=True))
+        conditions = [labels[models[0]] for models in groups]
+        both = " and ".join(conditions)
+        named = dict(zip(KINDS, (both, *conditions, both), strict=True))
         for invariance in INVARIANCES:
-            part = own[own.invariance == invariance]
-            lines += [{"row": row, "invariance": invariance, **line} for line in _lines(part, groups)]
+            found = _by_kind(own[own.invariance == invariance], groups)
+            said = {"row": row, "invariance": invariance}
+            lines += [{**said, "kind": kind, "condition": named[kind], **line} for kind, line in found.items()]
     return pd.DataFrame(lines)
 
 
-def _lines(part: pd.DataFrame, groups: tuple[list[str], list[str]]) -> list[dict[str, object]]:
+def _by_kind(part: pd.DataFrame, groups: tuple[list[str], list[str]]) -> dict[str, dict[str, object]]:
     trained, control = (part[part.reference == kind] for kind in ("trained", CONTROL))
-    names = [trained.loc[trained.model_a == models[0], "group_a"].iloc[0] for models in groups]
     found = {"across": _cell(trained, groups)}
     found |= {kind: _cell(_within(trained, models)) for kind, models in zip(KINDS[1:3], groups, strict=True)}
     means = {kind: line["calibrated"] for kind, line in found.items()}
@@ -75,8 +80,7 @@ def _lines(part: pd.DataFrame, groups: tuple[list[str], list[str]]) -> list[dict
     if len(control):
         one = {"calibrated": control.calibrated.mean(), "score": control.score.mean(), "models": 2}
         found["control"] = one | {"note": "one pair: no interval"}
-    conditions = {"across": " and ".join(names), "first": names[0], "second": names[1], "control": " and ".join(names)}
-    return [{"kind": kind, "condition": conditions[kind], **line} for kind, line in found.items()]
+    return found
 
 
 def _within(pairs: pd.DataFrame, models: list[str]) -> pd.DataFrame:
@@ -140,7 +144,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         line = {"Row": row, "Invariance": INVARIANCES[invariance]}
         titles = ("Across", "Within the first", "Within the second")
         line |= {title: _shown(by_kind.loc[kind]) for title, kind in zip(titles, KINDS, strict=False)}
-        line |= {"Across − within": _number(first.difference), "p, relabelled": _number(first.p, 3)}
+        line |= {"Across minus within": _number(first.difference), "p, relabelled": _number(first.p, 3)}
         if "control" in by_kind.index:
             line["Control: same initial weights"] = _number(by_kind.calibrated["control"])
         line["Raw: across, first, second"] = ", ".join(raw)
@@ -193,15 +197,15 @@ def _panel(ax: plt.Axes, pairs: pd.DataFrame, found: pd.DataFrame) -> None:
     for j, (kind, label) in enumerate(LABELS.items()):
         colour = sns.color_palette("colorblind")[j]
         for i, invariance in enumerate(INVARIANCES):
-            x = i + 0.24 * (j - 1)
+            x = i + 0.28 * (j - 1)
             scores = chosen[kind][chosen[kind].invariance == invariance].calibrated
-            spread = np.linspace(-0.06, 0.06, len(scores))
-            ax.plot(x + spread, scores, "o", color=colour, alpha=0.4, markersize=3, label=f"pairs {label}")
+            spread = np.linspace(-0.05, 0.05, len(scores)) if len(scores) > 1 else 0
+            ax.plot(x + spread, scores, "os^"[j], color=colour, alpha=0.6, markersize=3, label=f"pairs {label}")
             cell = found[(found.invariance == invariance) & (found.kind == kind)].iloc[0]
             bar = "95 % interval over models (bar, with the mean)"
             if not math.isnan(cell.low):
-                ax.plot([x + 0.1] * 2, [cell.low, cell.high], color="0.15", linewidth=1.8, label=bar)
-                ax.plot(x + 0.1, cell.calibrated, "_", color="0.15", markersize=7)
+                ax.plot([x + 0.11] * 2, [cell.low, cell.high], color="0.15", linewidth=1.8, label=bar)
+                ax.plot(x + 0.11, cell.calibrated, "_", color="0.15", markersize=7)
     control = found[found.kind == "control"]
     at = [list(INVARIANCES).index(invariance) for invariance in control.invariance]
     label = "control: one pair across, same initial weights"

@@ -249,8 +249,8 @@ def heatmaps(frame: pd.DataFrame) -> Figure:
     rows = list(dict.fromkeys(own.row))
     names = list(dict.fromkeys(own.key))
     equal = 1 / len(names)
-    reach = max(equal, float((own.groupby(["row", "group", "query", "key"]).weight.mean() - equal).abs().max()))
-    scale = TwoSlopeNorm(equal, equal - reach, equal + reach)
+    highest = max(2 * equal, float(own.groupby(["row", "group", "query", "key"]).weight.mean().max()))
+    scale = TwoSlopeNorm(equal, 0, highest)
     figure, axes = plt.subplots(len(rows), 2, figsize=(7.2, 2.9 * len(rows)), squeeze=False, layout="constrained")
     for line, row in zip(axes, rows, strict=True):
         part = own[own.row == row]
@@ -266,8 +266,7 @@ def heatmaps(frame: pd.DataFrame) -> Figure:
             ax.tick_params(labelsize=9, rotation=0)
     bar = figure.colorbar(axes[0, 0].collections[0], ax=axes, shrink=0.6, aspect=40, label="attention weight")
     bar.ax.axhline(equal, color="black", linewidth=1.5)
-    ticks = [equal - reach, equal, equal + reach]
-    bar.set_ticks(ticks, labels=[f"{ticks[0]:.2f}", f"{equal:.2f}\nequal", f"{ticks[2]:.2f}"])
+    bar.set_ticks([0, equal, highest], labels=["0", f"{equal:.2f}\nequal", f"{highest:.2f}"])
     return _closed(figure)
 
 
@@ -323,9 +322,10 @@ def classes(frame: pd.DataFrame) -> Figure:
     """
     rows = list(dict.fromkeys(frame.row))
     names = list(dict.fromkeys(frame.component))
-    figure, axes = plt.subplots(
-        -(-len(rows) // 2), 2, figsize=(7.2, 4.2 * -(-len(rows) // 2)), squeeze=False, layout="constrained"
-    )
+    columns = min(2, len(rows))
+    lines = -(-len(rows) // columns)
+    size = (3.6 * columns, 4.2 * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat[len(rows) :]:
         ax.set_visible(False)
     for ax, row in zip(axes.flat, rows, strict=False):
@@ -338,7 +338,7 @@ def classes(frame: pd.DataFrame) -> Figure:
             half = MOST_CLASSES // 2
             title = f"{row}\n{half} highest and {half} lowest of {len(wide)} classes"
             wide = pd.concat([wide[:half], wide[-half:]])
-        wide.index = [str(name)[:18] for name in wide.index]
+        wide.index = [str(name).split(",")[0][:18] for name in wide.index]
         options = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar": False, "yticklabels": True}
         sns.heatmap(wide, annot=True, fmt=".2f", annot_kws={"size": 7}, ax=ax, **options)
         ax.axvline(len(names), color="white", linewidth=3)

@@ -9,7 +9,12 @@
 # %% [markdown]
 # # Zero-shot model stitching
 #
-# The encoder of one model, the head of another, no fine-tuning: how much of the performance is left?
+# Take the encoder of one trained network and the head of another, connect them, and train nothing further: how much of
+# the performance is left? If two networks hold the same information up to a change of coordinates, a connection that
+# undoes this change should cost little. Five connections are tried. *Absolute* hands the codes over as they are.
+# *Relative* describes every sample by its cosines to anchors; its heads were trained on such descriptions. *Affine* and
+# *orthogonal* fit a map on the anchors that carries the codes of one encoder into the space of the other. *Product*
+# describes a sample by four similarities to the anchors at once; its heads were trained on frozen encoders.
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
 
 # %% tags=["parameters"]
@@ -43,8 +48,10 @@ Markdown(tables.banner(results))
 # %% [markdown]
 # ## The models
 #
-# Relative heads are trained on relative representations. Fitted maps (affine, orthogonal) use the absolute models as
-# they are and leave the head untouched.
+# Every model has initial weights and an order of samples of its own, in every language too: encoders that start from the
+# same weights stitch by accident. The reviews' encoders first learn their language by guessing masked tokens, over
+# reviews and over captions that are neither anchors nor scored; then they learn all five stars. Fitted maps use the
+# absolute models as they are and leave the head untouched.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.models(study.rows), "How well the models do their own task, on the test split")
@@ -54,25 +61,47 @@ tables.Shown(tables.models(study.rows), "How well the models do their own task, 
 #
 # All ordered pairs of different models; across languages only for Amazon Reviews. *Ceiling* is the same head on its own
 # encoder, in the same space; the paper's "non-stitched" column is the ceiling of the absolute space throughout.
-# *Null* is the score with shuffled anchors, or of an untrained encoder where a space has no anchors.
-# *Calibrated* is 0 at the null and 1 at the ceiling. *Retention* is the share of the ceiling that is kept (for errors:
-# ceiling divided by error). Reported errors are read as MSE ×10⁻³, as the lineage's code prints them.
+# Three controls stand beside it: *self-stitch* connects a model with itself by the same path, *shuffled anchors* breaks
+# the correspondence of the anchors, *untrained encoder* connects a network that has learnt nothing.
+# *Calibrated* is 0 at the null (shuffled anchors, or the untrained encoder where a space has no anchors) and 1 at the
+# ceiling. *Retention* is the share of the ceiling that is kept (for errors: ceiling divided by error). Reported errors
+# are read as MSE ×10⁻³, as the lineage's code prints them. A head on frozen encoders has a ceiling of its own; compare a
+# space with its own ceiling, and ceilings with one another to see what a space costs before anything is stitched.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.stitching(results, study.not_run), "Zero-shot stitching, reported and measured")
 
-# %% tags=["remove-input"] mystnb={"image": {"alt": "Share of the ceiling that stitching keeps by space, with shuffled-anchor and untrained-encoder controls, one panel per row"}}
-figures.stitching(study)
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Share of the ceiling that stitching keeps by space, with controls, one panel per row"}}
+figures.stitching(results)
 
 # %% [markdown]
 # ## What stitched pictures look like
+#
+# The same digits and pictures, through one pair of models. Pictures of low error and pictures that one recognizes are
+# not quite the same thing: look at what blurs.
 
-# %% tags=["remove-input"] mystnb={"image": {"alt": "The same pictures: original, reconstruction, and stitched through absolute, relative, affine and orthogonal spaces"}}
-pictures = [r for r in study.rows.values() if r.planned.groups[0].variant.task == "reconstruction"]
-if pictures:
-    display(figures.reconstructions(pictures[0]))
-else:
+# %% tags=["remove-input"] mystnb={"image": {"alt": "The same pictures: original, reconstruction, and stitched through absolute, relative, affine, orthogonal and product spaces"}}
+pictures = [result for result in study.rows.values() if result.planned.groups[0].variant.task == "reconstruction"]
+for result in pictures:
+    display(figures.reconstructions(result))
+if not pictures:
     print("not drawn: no autoencoder row is part of this run")
+
+# %% [markdown]
+# ## Does alignment predict stitching?
+#
+# The paper holds that alignment tells which models will stitch. Here every ordered pair is a point: how well its two
+# spaces agree under the connection (calibrated cosine on held-out samples) against the share of the ceiling that
+# stitching keeps. Reviews in different languages are no translations of each other, so languages are aligned on
+# captions that are no anchors, and stitched on reviews. Pairs share models and are not independent: p is the
+# share of relabelled models whose rank correlation is as strong. Nothing is pooled over rows, since differences between
+# data sets alone would make a strong correlation. *Not testable* means that all pairs stitch equally well.
+
+# %% tags=["remove-input"]
+tables.Shown(tables.prediction(results), "Rank correlation of alignment with the share of the ceiling that stitching keeps")
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Calibrated alignment against the share of the ceiling that stitching keeps, a panel per data set and task, with rank correlations"}}
+figures.prediction(results)
 
 # %% [markdown]
 # ## The key finding

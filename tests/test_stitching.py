@@ -4,11 +4,12 @@ import torch
 from scipy.stats import ortho_group
 from sklearn.metrics.pairwise import cosine_similarity
 
-from invariances import Affine, Codes, Orthogonal, SpaceError, Stitchable, stitch
+from invariances import Affine, Codes, Orthogonal, Product, SpaceError, Stitchable, stitch
 from invariances.stitching import COLUMNS, connect
 
 K, N, D, CLASSES = 100, 300, 12, 4
 INVARIANCES = ["absolute", "scale", "relative", "affine", "orthogonal"]
+EACH = [*INVARIANCES, "product"]
 FITTED = ["affine", "orthogonal"]
 
 
@@ -72,8 +73,19 @@ def relative_classifiers(kind="orthogonal", names="abc"):
     return {name: Stitchable(model.codes, lambda r: r @ votes) for name, model in classifiers(kind, names).items()}
 
 
+def product_classifiers(kind="orthogonal", names="abc"):
+    """Heads that read codes and anchors: minus the mean distance to each class of anchors."""
+    _, _, classes = world()
+    votes = torch.nn.functional.one_hot(classes[:K], CLASSES).double()
+    votes = votes / votes.sum(dim=0)
+    return {
+        name: Stitchable(model.codes, lambda x, anchors: -torch.cdist(x, anchors) @ votes)
+        for name, model in classifiers(kind, names).items()
+    }
+
+
 def models_for(invariance):
-    return relative_classifiers() if invariance == "relative" else classifiers()
+    return {"relative": relative_classifiers, "product": product_classifiers}.get(invariance, classifiers)()
 
 
 def untrained():
@@ -90,7 +102,7 @@ def of(table, control):
 # What is stitched ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("invariance", INVARIANCES)
+@pytest.mark.parametrize("invariance", EACH)
 def test_the_table_has_every_ordered_pair_and_the_controls_of_its_invariance(invariance):
     table = stitch(models_for(invariance), accuracy, invariance)
     ordered = {(a, b) for a in "abc" for b in "abc" if a != b}
@@ -107,7 +119,7 @@ def test_the_table_has_every_ordered_pair_and_the_controls_of_its_invariance(inv
     assert len(table) == 6 + 3 + len(shuffled)
 
 
-@pytest.mark.parametrize("invariance", INVARIANCES)
+@pytest.mark.parametrize("invariance", EACH)
 def test_an_untrained_encoder_adds_one_row_per_head(invariance):
     table = stitch(models_for(invariance), accuracy, invariance, untrained=untrained())
     rows = of(table, "untrained encoder")
@@ -162,13 +174,14 @@ def test_classes_survive_a_fitted_stitch_only(invariance, survives):
     assert (of(table, "none").score.mean() > 0.5) == survives
 
 
-def test_relative_heads_stitch_rotated_encoders_perfectly():
-    table = stitch(relative_classifiers("orthogonal"), accuracy, "relative")
+@pytest.mark.parametrize("invariance", ["relative", "product"])
+def test_relative_heads_stitch_rotated_encoders_perfectly(invariance):
+    table = stitch(models_for(invariance), accuracy, invariance)
     assert (table.ceiling > 0.9).all()
     assert of(table, "none").retention.to_numpy() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("invariance", ["relative", *FITTED])
+@pytest.mark.parametrize("invariance", ["relative", "product", *FITTED])
 def test_shuffled_anchors_break_the_stitch(invariance):
     table = stitch(models_for(invariance), accuracy, invariance)
     assert (of(table, "none").score > 0.9).all()
@@ -190,7 +203,7 @@ def test_unequal_widths_are_stitched_by_a_fitted_map(invariance):
     assert (pairs.score > 0.95).all()
 
 
-@pytest.mark.parametrize("invariance", ["absolute", "scale", "relative"])
+@pytest.mark.parametrize("invariance", ["absolute", "scale", "relative", "product"])
 def test_the_self_stitch_of_an_intrinsic_transform_is_its_ceiling(invariance):
     rows = of(stitch(models_for(invariance), accuracy, invariance), "self-stitch")
     assert rows.score.equals(rows.ceiling)
@@ -273,6 +286,37 @@ def test_connect_hands_over_relative_codes_of_the_encoders_own_anchors():
     np.testing.assert_allclose(connect(a.codes, reading, "relative"), expected, atol=1e-12)
 
 
+def test_connect_hands_over_samples_and_anchors_of_one_encoder_to_a_product():
+    a, b = classifiers("affine", names="ab").values()
+    x, anchors = connect(a.codes, Stitchable(b.codes, lambda *given: given), "product")
+    assert x is a.codes.samples
+    assert anchors is a.codes.anchors
+
+
+@pytest.mark.parametrize(
+    ("similarities", "rotated", "shifted", "exact"),
+    [
+        (("cosine", "euclidean"), True, False, True),
+        (("cosine", "euclidean"), True, True, False),
+        (("euclidean",), True, True, True),
+        (("l1", "linf"), False, True, True),
+        (("l1",), True, False, False),
+    ],
+)
+@pytest.mark.parametrize("aggregation", ["concat", "sum", "attention"])
+def test_a_product_transfers_over_what_all_its_components_ignore(similarities, rotated, shifted, exact, aggregation):
+    (a,) = classifiers(names="a").values()
+    q = encoder("orthogonal", 5) if rotated else torch.eye(D).double()
+    moved = [2.5 * part @ q + (4.0 if shifted else 0.0) for part in (a.codes.anchors, a.codes.samples)]
+    product = Product(similarities, anchors=K, width=8, aggregation=aggregation).double()
+    target = Stitchable(a.codes, product)
+    own, stitched = (connect(codes, target, "product") for codes in (a.codes, Codes(*moved, a.codes.targets)))
+    if exact:
+        torch.testing.assert_close(stitched, own, rtol=1e-7, atol=1e-7)
+    else:
+        assert (stitched - own).abs().max() > 1e-2 * own.std()
+
+
 def test_single_precision_codes_stay_so():
     given = {
         name: Stitchable(
@@ -295,7 +339,7 @@ def test_fewer_than_two_models_are_refused(names):
         stitch(classifiers(names=names), accuracy, "absolute")
 
 
-@pytest.mark.parametrize("invariance", INVARIANCES)
+@pytest.mark.parametrize("invariance", EACH)
 def test_different_numbers_of_anchors_are_refused(invariance):
     given = classifiers()
     short = given["b"].codes
@@ -305,5 +349,5 @@ def test_different_numbers_of_anchors_are_refused(invariance):
 
 
 def test_an_unknown_invariance_is_named():
-    with pytest.raises(SpaceError, match="unknown invariance 'rotation'; choose from absolute"):
+    with pytest.raises(SpaceError, match=r"unknown invariance 'rotation'; choose from absolute, .*, product$"):
         stitch(classifiers(), accuracy, "rotation")

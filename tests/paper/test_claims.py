@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from invariances.paper import claims
+from invariances.paper import budget, claims
 from invariances.paper.rows import ROWS, SECTIONS
 
 
@@ -112,3 +112,155 @@ def test_stitching_follows_the_planted_scores(mse, f1, verdict):
 def test_every_claim_states_its_rule():
     for section in SECTIONS:
         assert len(claims.CLAIMS[section].rule) > 80
+
+
+# The five findings -----------------------------------------------------------------------------
+
+
+def aligned(row, affine=0.9, absolute=0.0, within_class=0.3, untrained=0.5, relative=0.85, groups=("A", "B")):
+    """An alignment row with planted scores, its nulls and its untrained reference."""
+    low = {"absolute": absolute, "scale": absolute}
+    frame = _pairs(row, {**low, "relative": relative, "affine": affine}, groups)
+    frame = frame.assign(score=frame.calibrated, null_within_class=within_class)
+    other = _pairs(row, {**low, "relative": untrained, "affine": untrained}, ("untrained",), seeds=3)
+    other = other.assign(score=other.calibrated, null_within_class=0.0, reference="untrained")
+    return pd.concat([frame, other])
+
+
+def sections_with(row_of=None, stitching=None, **planted):
+    """All four tables; in each alignment section one row, planted alike but where `row_of` says otherwise."""
+    rows = {"initialization": "MNIST", "architecture": "BERT vs RoBERTa", "training": "CIFAR-10: SGD vs Adam"}
+    frames = {
+        section: aligned(
+            row, **{**planted, **(row_of or {}).get(section, {})}, groups=("A",) if section[0] == "i" else ("A", "B")
+        )
+        for section, row in rows.items()
+    }
+    if stitching is None:
+        stitching = pd.concat([_stitched("MNIST", "mse", 0.1, 0.005, 0.002), _stitched("TREC", "f1", 0.2, 0.85, 0.9)])
+    return {**frames, "stitching": stitching}
+
+
+BURIED = {"affine": 0.1, "within_class": 0.3}
+"""Agreement that the labels alone would give."""
+
+
+@pytest.mark.parametrize(
+    ("planted", "rows", "verdict"),
+    [
+        ({}, {}, claims.HOLDS),
+        ({}, {"training": BURIED}, claims.IN_PART),
+        (BURIED, {}, claims.FAILS),
+        ({"absolute": 0.95, "affine": 0.9}, {}, claims.FAILS),
+    ],
+)
+def test_pervasive_wants_agreement_that_was_hidden_and_is_more_than_labels(planted, rows, verdict):
+    judged = claims.judge_finding(1, sections_with(rows, **planted))
+    assert judged.verdict == verdict
+    assert len(judged.outcomes) == 3
+    assert "0.50 untrained" in judged.outcomes[0].evidence
+
+
+def test_pervasive_without_calibration_cannot_tell():
+    frames = sections_with()
+    for section in claims.ALIGNED:
+        frames[section].loc[frames[section].invariance == "affine", "calibrated"] = np.nan
+    assert claims.judge_finding(1, frames).verdict == claims.UNTESTABLE
+
+
+ROTATED, MAPPED = {"relative": 0.95, "affine": 0.8}, {"relative": 0.8, "affine": 0.95}
+
+
+@pytest.mark.parametrize(
+    ("initialization", "architecture", "training", "verdict"),
+    [
+        (ROTATED, MAPPED, ROTATED, claims.HOLDS),
+        (ROTATED, ROTATED, ROTATED, claims.IN_PART),
+        (MAPPED, MAPPED, MAPPED, claims.IN_PART),
+        (MAPPED, ROTATED, MAPPED, claims.IN_PART),
+    ],
+)
+def test_dependent_wants_each_factor_its_own(initialization, architecture, training, verdict):
+    rows = {"initialization": initialization, "architecture": architecture, "training": training}
+    judged = claims.judge_finding(2, sections_with(rows))
+    assert judged.verdict == verdict
+    assert judged.outcomes[-1].supports == (len({str(rows[section]) for section in rows}) > 1)
+
+
+@pytest.mark.parametrize(
+    ("mse", "f1", "verdict"),
+    [
+        ((0.1, 0.02), (0.2, 0.85), claims.HOLDS),  # four fifths of the gap are closed
+        ((0.1, 0.05), (0.2, 0.85), claims.IN_PART),
+        ((0.1, 0.05), (0.2, 0.6), claims.FAILS),
+    ],
+)
+def test_communication_wants_three_quarters_of_the_ceiling_or_of_the_gap(mse, f1, verdict):
+    frame = pd.concat([_stitched("MNIST", "mse", *mse, 0.002), _stitched("TREC", "f1", *f1, 0.9)])
+    affine = frame[frame.invariance == "relative"].assign(invariance="affine")
+    frames = sections_with(stitching=pd.concat([frame, affine.assign(score=affine.score, retention=affine.retention)]))
+    assert claims.judge_finding(3, frames).verdict == verdict
+
+
+def test_communication_by_either_column_counts():
+    frame = _stitched("TREC", "f1", 0.2, 0.5, 0.9)
+    affine = frame[frame.invariance == "relative"].assign(invariance="affine", score=0.88, retention=0.88 / 0.9)
+    assert claims.judge_finding(3, sections_with(stitching=frame)).verdict == claims.FAILS
+    assert claims.judge_finding(3, sections_with(stitching=pd.concat([frame, affine]))).verdict == claims.HOLDS
+
+
+def predicted(row, slope, noise=0.0, spread=0.1):
+    """A stitching table in which retention follows alignment by a slope."""
+    rng = np.random.default_rng(0)
+    frame = _stitched(row, "f1", 0.2, 0.8, 0.9)
+    frame = frame[frame.invariance == "relative"].copy()
+    pull = dict(zip(sorted(set(frame.model_a)), rng.permutation(5), strict=True))
+    effect = frame.model_a.map(pull) + 0.8 * frame.model_b.map(pull)
+    frame["alignment_calibrated"] = 0.5 + 0.02 * effect
+    frame["retention"] = 0.7 + spread * (slope * effect + noise * rng.normal(size=len(frame)))
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("frames", "verdict"),
+    [
+        ([predicted("TREC", 1), predicted("MNIST", 1)], claims.HOLDS),
+        ([predicted("TREC", 1), predicted("MNIST", -1)], claims.IN_PART),
+        ([predicted("TREC", -1)], claims.FAILS),
+        ([predicted("TREC", 0, noise=1)], claims.FAILS),
+        ([predicted("TREC", 1, spread=1e-4)], claims.UNTESTABLE),
+    ],
+)
+def test_prediction_follows_the_planted_relation(frames, verdict):
+    judged = claims.judge_finding(4, sections_with(stitching=pd.concat(frames)))
+    assert judged.verdict == verdict
+    if verdict == claims.UNTESTABLE:
+        assert "no spread" in judged.outcomes[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ({}, claims.HOLDS),
+        ({"architecture": BURIED}, claims.IN_PART),  # BERT vs RoBERTa
+        ({"architecture": BURIED, "training": BURIED}, claims.FAILS),
+    ],
+)
+def test_general_asks_either_domain(rows, verdict):
+    judged = claims.judge_finding(5, sections_with(rows))
+    assert judged.verdict == verdict
+    assert [outcome.row for outcome in judged.outcomes] == ["vision", "language"]
+
+
+@pytest.mark.parametrize("number", claims.FINDINGS)
+def test_no_finding_is_judged_if_one_section_is_of_smoke_size(number):
+    frames = sections_with()
+    frames["training"] = frames["training"].assign(profile="smoke")
+    assert claims.judge_finding(number, frames).verdict == claims.NOT_JUDGED
+
+
+def test_the_budget_is_what_two_cores_do_in_150_minutes():
+    assert {section: set(rows) for section, rows in budget.TRAINING.items()} == {
+        section: {row.name for row in ROWS[section]} for section in SECTIONS
+    }
+    assert 0.9 * 60 * budget.MINUTES * budget.CORES < budget.total() <= 60 * budget.MINUTES * budget.CORES

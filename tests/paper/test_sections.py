@@ -26,7 +26,8 @@ def test_every_row_is_planned_with_its_own_models(section):
             assert len(set(recipes)) == len(recipes)
             assert len({recipe.key("cpu-fp32") for recipe in recipes}) == len(recipes)
             assert all(recipe.training.epochs == 0 for recipe in group.untrained.values())
-            assert bool(group.relative) == (section == "stitching")
+            assert bool(group.relative) == ("relative" in p.row.spaces)
+            assert bool(group.product) == ("product" in p.row.spaces)
 
 
 def test_the_conditions_of_a_row_share_no_initialization():
@@ -63,8 +64,15 @@ def test_overrides_reach_the_recipes():
     assert next(iter(group.recipes.values())).training.epochs == 1
 
 
+@pytest.mark.parametrize(("epochs", "head_epochs"), [(None, 8), (0, 1), (3, 3)])
+def test_heads_on_products_read_the_absolute_models_of_their_names(epochs, head_epochs):
+    group = _plan("stitching", datasets="mnist", epochs=epochs, anchors=70)[0].groups[0]
+    assert {name: head.base for name, head in group.product.items()} == group.recipes
+    assert {(h.anchors, h.epochs, h.batch_size, h.lr) for h in group.product.values()} == {(70, head_epochs, 64, 1e-3)}
+
+
 def test_cross_lingual_groups_have_parallel_anchors_and_the_stand_in_says_so():
-    amazon = _plan("stitching")[-1]
+    (amazon,) = (p for p in _plan("stitching") if p.row.dataset == "amazon")
     assert [group.variant.label for group in amazon.groups] == ["en", "de"]
     assert all(group.prepared.n_parallel == 500 for group in amazon.groups)
     assert all("stand-in for amazon" in group.prepared.title for group in amazon.groups)
@@ -120,7 +128,7 @@ def test_full_texts_have_one_model_for_each_checkpoint_with_its_own_tokens(check
 
 
 def test_full_languages_have_their_own_checkpoint_and_conditions_of_training_none(checkpoints):
-    amazon = _plan("stitching", profile="full", datasets="amazon")[-1]
+    (amazon,) = (p for p in _plan("stitching", profile="full", datasets="amazon") if not p.not_run)
     assert {g.variant.label: _checkpoints(g) for g in amazon.groups} == {
         language: list(PROFILES["full"].checkpoints[language]) for language in ("en", "de", "fr")
     }
@@ -206,6 +214,7 @@ def test_a_dry_run_says_how_long_and_how_large(tmp_path, monkeypatch):
     short = sections.plan_table(parameters.check("stitching", given)).set_index("row")
     long = sections.plan_table(parameters.check("stitching", {**given, "epochs": 40})).set_index("row")
     assert short["to train"]["MNIST"] == short["models"]["MNIST"] == 2 + 2 + 2  # absolute, relative and untrained
+    assert short["heads"]["MNIST"] == 2
     assert 5 < long["core minutes"]["MNIST"] / short["core minutes"]["MNIST"] < 40  # twenty times the epochs
     settings = parameters.check("stitching", given)
     sections.run(settings)
@@ -214,3 +223,4 @@ def test_a_dry_run_says_how_long_and_how_large(tmp_path, monkeypatch):
     assert short["MB"].sum() * 2**20 == pytest.approx(stored["bytes"].sum(), rel=0.05)
     after = sections.plan_table(settings)
     assert after["to train"].sum() == after["core minutes"].sum() == after["MB"].sum() == 0
+    assert after["heads"].sum() == 0

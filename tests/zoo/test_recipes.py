@@ -18,6 +18,7 @@ OTHERS = {
     "task": replace(RECIPE, task="reconstruction"),
     "seed": replace(RECIPE, seed=1),
     "anchors": replace(RECIPE, anchors=100),
+    "initialization": replace(RECIPE, initialization="shared"),
     "network.family": replace(RECIPE, network=replace(BERT, depth=3, dim=32, width=16)),
     "network.depth": replace(RECIPE, network=replace(CNN, depth=5)),
     "network.dim": replace(RECIPE, network=replace(CNN, dim=33)),
@@ -33,6 +34,7 @@ OTHERS = {
     "training.lr": replace(RECIPE, training=Training(3, lr=2e-3)),
     "training.schedule": replace(RECIPE, training=Training(3, schedule="constant")),
     "training.augmentation": replace(RECIPE, training=Training(3, augmentation="light")),
+    "training.masked_epochs": replace(RECIPE, network=BERT, training=Training(3, masked_epochs=1)),
 }
 
 

@@ -256,8 +256,7 @@ def _near_ceiling(row: str, part: pd.DataFrame) -> Outcome:
     real = across_groups(part[part.control == "none"])
     absolute = real[real.invariance == "absolute"].score.mean()
     spans = {}
-    for space in ("relative", "affine"):
-        own = real[real.invariance == space]
+    for space, own in real[real.invariance.isin(["relative", "affine"])].groupby("invariance"):
         if (own.metric == "mse").all():
             own = own.assign(retention=(absolute - own.score) / (absolute - own.ceiling))
         spans[space] = interval(own, "retention", groups_of(own))
@@ -305,7 +304,7 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
 
 def general(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
     """For vision and for language, whether agreement is uncovered and stitching works in every row that can tell."""
-    rows = {True: [], False: []}
+    rows = {False: [], True: []}
     for outcome in _decided([*pervasive(frames), *communicates(frames)]):
         rows[outcome.row.startswith(LANGUAGE)].append(outcome)
     return [
@@ -367,9 +366,9 @@ FINDINGS: dict[int, Claim] = {
         "Structural similarities are pervasive: independently trained networks share much of their structure, "
         "hidden beneath differences of the coordinate systems.",
         "in each row on alignment, two differences, both by their 95 % interval over models: the calibrated score "
-        "after an affine map minus that of raw spaces, and the score after the map minus its expectation when samples are "
-        "shuffled within their classes. Both above 0 support, one below 0 contradicts. Untrained networks are shown "
-        "beside it and do not decide: what they share as well was not learned. " + _ROWS_COUNT,
+        "after an affine map minus that of raw spaces, and the score after the map minus its expectation when samples "
+        "are shuffled within their classes. Both above 0 support, one below 0 contradicts. Untrained networks are "
+        "shown beside it and do not decide: what they share as well was not learned. " + _ROWS_COUNT,
         pervasive,
     ),
     2: Claim(

@@ -344,7 +344,7 @@ def _stitch_row(result: RowResult, settings: Settings) -> pd.DataFrame:
     """All ordered pairs in every space; a fitted map leaves the absolute head untouched."""
     task = result.planned.groups[0].variant.task
     measure = "mse" if task == "reconstruction" else "f1"
-    crosses = len(result.planned.groups) > 1
+    crosses = len({group.prepared.key for group in result.planned.groups}) > 1
 
     def score(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return training.quality(task, outputs, targets)[measure]

@@ -13,13 +13,19 @@ from collections.abc import Mapping
 import pandas as pd
 
 from invariances.pairs import Interval, interval
-from invariances.paper.claims import across_groups, groups_of
+from invariances.paper.claims import across_groups, groups_of, predictions
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import INVARIANCES, ROWS
 from invariances.zoo.recipes import Network
 
 NOT_RUN = "not run"
-SPACES = {"absolute": "Abs", "relative": "Rel", "affine": "Affine", "orthogonal": "Orthogonal"}
+SPACES = {
+    "absolute": "Abs",
+    "relative": "Rel",
+    "affine": "Affine",
+    "orthogonal": "Orthogonal",
+    "product": "Product",
+}
 
 
 def alignment(section: str, frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -45,11 +51,12 @@ def alignment(section: str, frame: pd.DataFrame, not_run: Mapping[str, str] | No
         for invariance, title in INVARIANCES.items():
             line = {"Row": row.name, "Invariance": title, "Reported": str(cells.get(invariance, "not in the paper"))}
             pairs = part[part.invariance == invariance]
-            lines.append(line | (_aligned(pairs) if len(pairs) else _not_run(_reason(row.name, not_run))))
+            itself = frame[(frame.row == row.name) & (frame.reference == "self") & (frame.invariance == invariance)]
+            lines.append(line | (_aligned(pairs, itself) if len(pairs) else _not_run(_reason(row.name, not_run))))
     return pd.DataFrame(lines)
 
 
-def _aligned(pairs: pd.DataFrame) -> dict[str, str]:
+def _aligned(pairs: pd.DataFrame, itself: pd.DataFrame) -> dict[str, str]:
     trained, untrained = (pairs[pairs.reference == kind] for kind in ("trained", "untrained"))
     span = interval(trained, "score", groups_of(trained))
     first = trained.iloc[0]
@@ -59,6 +66,7 @@ def _aligned(pairs: pd.DataFrame) -> dict[str, str]:
         "Null": _number(trained.null.mean()),
         "Null in class": _number(trained.null_within_class.mean()),
         "Untrained": _number(untrained.score.mean()),
+        "Itself": _number(itself.score.mean()),
         "Calibrated": _number(trained.calibrated.mean()),
         "Calibrated, untrained": _number(untrained.calibrated.mean()),
         "Models": str(span.models),
@@ -76,12 +84,12 @@ def stitching(frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> 
     lines = []
     for row in ROWS["stitching"]:
         part = frame[frame.row == row.name]
-        for space, title in SPACES.items():
-            reported = STITCHING[row.name]
+        for space in row.spaces:
+            reported = STITCHING.get(row.name, {})
             line = {
                 "Row": row.name,
-                "Stitched": title,
-                "Reported non-stitched": str(reported["ceiling"]),
+                "Stitched": SPACES[space],
+                "Reported non-stitched": str(reported.get("ceiling", "not in the paper")),
                 "Reported stitched": str(reported.get(space, "not in the paper")),
             }
             own = part[part.invariance == space]
@@ -92,7 +100,9 @@ def stitching(frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> 
 def _stitched(own: pd.DataFrame) -> dict[str, str]:
     factor = 1000 if own.metric.iloc[0] == "mse" else 100
     real = across_groups(own[own.control == "none"])
-    controls = {name: own[own.control == name].score.mean() for name in ("shuffled anchors", "untrained encoder")}
+    controls = {
+        name: own[own.control == name].score.mean() for name in ("self-stitch", "shuffled anchors", "untrained encoder")
+    }
     null = controls["shuffled anchors"]
     null = controls["untrained encoder"] if math.isnan(null) else null
     span = interval(real, "score", groups_of(real))
@@ -103,13 +113,36 @@ def _stitched(own: pd.DataFrame) -> dict[str, str]:
         "Ceiling": f"{factor * ceiling:.2f}",
         "Measured": f"{factor * span.mean:.2f} ± {factor * span.std:.2f}",
         "95 % interval": _interval(span, factor, digits=2),
-        "Null": _number(factor * null),
+        "Self-stitch": _number(factor * controls["self-stitch"]),
+        "Shuffled anchors": _number(factor * controls["shuffled anchors"]),
+        "Untrained encoder": _number(factor * controls["untrained encoder"]),
         "Calibrated": _number((score - null) / (ceiling - null)) if null == null else "-",
         "Retention": _number(real.retention.mean()),
         "Models": str(real.model_a.nunique()),
         "Data": _data(first, f"{first.n_anchors} anchors, {first.n_samples:,} scored"),
         "Note": "; ".join(filter(None, (span.note, "" if null == null else "no null: absolute, across test sets"))),
     }
+
+
+def prediction(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whether alignment predicts stitching, by row and way of stitching."""
+    lines = []
+    for line in predictions(frame).itertuples():
+        own = frame[(frame.row == line.row) & (frame.invariance == line.invariance) & (frame.control == "none")]
+        lines.append(
+            {
+                "Row": line.row,
+                "Stitched": SPACES[line.invariance],
+                "Models": str(own.model_a.nunique()),
+                "Retention, lowest": f"{own.retention.min():.2f}",
+                "highest": f"{own.retention.max():.2f}",
+                "Rank correlation": _number(line.rho) if line.testable else "-",
+                "p (models relabelled)": f"{line.p:.3f}" if line.testable else "-",
+                "R² for held-out models": _number(line.held_out_r2) if line.testable else "-",
+                "Note": line.reason if not line.testable else "",
+            }
+        )
+    return pd.DataFrame(lines)
 
 
 def _not_run(reason: str) -> dict[str, str]:

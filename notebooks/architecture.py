@@ -34,7 +34,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from invariances.paper import claims, figures, sections, tables
+from invariances.paper import claims, conditions, figures, sections, tables
 
 study = sections.run(settings)
 results = pd.read_csv(study.save())
@@ -62,6 +62,20 @@ tables.Shown(tables.alignment("architecture", results, study.not_run), "Alignmen
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Alignment across architectures by invariance: pairs of models, three chance references, interval and reported value, one panel per comparison"}}
 figures.alignment(study)
+
+# %% [markdown]
+# ## Within an architecture and across
+#
+# Pairs across the two architectures beside pairs within the first and within the second (in the order of the row's
+# name), calibrated, with a 95 % interval over models. *Across minus within* is the score across less the mean of the
+# two within. It has no interval: what a single model does to all its pairs cancels in it. Instead *p, relabelled* is the
+# share of all ways to deal the same models to two architectures that part them at least as much.
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Calibrated alignment by invariance, one panel per row: pairs within the first architecture, across and within the second in three colours, with intervals over models as bars"}}
+display(
+    tables.Shown(conditions.table(results), "Calibrated alignment across and within the two architectures of each row"),
+    conditions.figure(results),
+)
 
 # %% [markdown]
 # ## CKA over all architectures

@@ -31,10 +31,10 @@ settings = parameters.read("training", globals())
 
 # %% tags=["remove-input"]
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from myst_nb import glue
 
-from invariances.paper import claims, figures, sections, tables
+from invariances.paper import attention, claims, conditions, figures, sections, tables
 
 study = sections.run(settings)
 results = pd.read_csv(study.save())
@@ -64,10 +64,65 @@ tables.Shown(tables.alignment("training", results, study.not_run), "Alignment ac
 figures.alignment(study)
 
 # %% [markdown]
-# ## The attention figure
+# ## Within a condition and across
 #
-# The paper shows attention weights over features that stay similar across training procedures. It is **not run**: it
-# needs a product of invariances with self-attention, which is not part of this version.
+# Is it the training that sets two models apart, or would two models of *one* condition agree no better? The table
+# sets the pairs across the two conditions beside those within the first and within the second (SGD with SGD, Adam
+# with Adam, in the order of the row's name); all models have initial weights of their own. Numbers are calibrated
+# (0: shuffled samples, 1: perfect agreement), with a 95 % interval over models.
+#
+# *Across minus within* is the score across less the mean of the two within. It has no interval: what a single model
+# does to all its pairs cancels in it, so that an interval over models has nothing to rest on. Instead *p, relabelled*
+# is the share of all ways to deal the same models to two conditions that part them at least as much. With four models
+# in each condition p cannot be below 2/70, with five not below 2/252, and several cells are tested at once. The
+# *control* is one pair across the conditions whose models started from the *same* weights: a single pair without
+# an interval, to be read against the pairs across, not as a result.
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Calibrated alignment by invariance, one panel per row: pairs within the first condition, across and within the second in three colours, intervals over models as bars, and the pair with the same initial weights as a star"}}
+display(
+    tables.Shown(conditions.table(results), "Calibrated alignment across and within the two conditions of each row"),
+    conditions.figure(results),
+)
+
+# %% [markdown]
+# ## What attention goes to
+#
+# The paper shows attention over invariant features that stay similar across training procedures. Here every trained
+# encoder is frozen and a new head learns to classify from its codes, given as four *components*: each sample's
+# similarities to the same anchors by cosine, L2, L1 and L∞ distance. Self-attention lets each component take up the
+# others; a cell is the weight that one (the line) gives to another (the column), averaged over the test samples and
+# over the models of a condition, ± its standard deviation over models. A line sums to 1, and 0.25 is what it would
+# give to each component if it made no difference between them.
+#
+# Attention weights of a trained head explain nothing by themselves. So each encoder has a second head that differs in
+# one thing: all its attention weights are 0.25. The table compares the two. If its interval holds 0, the weights make
+# no difference to the accuracy that these few models could show.
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Heatmaps of attention weights between the components cosine, L2, L1 and L-infinity, a line of panels per row and one panel per condition, each cell with its mean and its standard deviation over models"}}
+attended = pd.read_csv(attention.save(attention.attend(study), "training_attention"))
+display(
+    attention.heatmaps(attended),
+    tables.Shown(attention.accuracies(attended), "Test accuracy with attention and with equal weights, paired by encoder"),
+)
+
+# %% [markdown]
+# ## Which features stay alike
+#
+# For every pair of models across the two conditions, *agreement* is the correlation over test samples of a feature
+# (the similarities to one anchor) in one model with the same feature in the other, averaged over the anchors. The
+# dotted line is its expectation when the samples of one model are shuffled, the dashed line when they are shuffled
+# within their classes: what lies above the dashed line is structure beyond the classes. On the right is the attention
+# that each component receives, so that the eye can compare. Four components are too few to test whether attention goes
+# to what stays alike, and the two share no scale: this is shown, not tested.
+#
+# The last figure splits the agreement by class: the cosine between both models' profiles of a sample, each less its
+# model's mean profile, averaged over the class and over pairs. *In class* is its mean over the components when
+# samples are shuffled within their classes; where it is close to the other columns, the agreement is that of the
+# class as a whole. Everything is measured on one subset of the data, with encoders of the size named above.
+
+# %% tags=["remove-input"] mystnb={"image": {"alt": "First figure: agreement of the four components across conditions, pairs as points, with two chance levels, beside the attention that each component receives, one line of panels per row. Second figure: agreement by class and component, one heatmap per row"}}
+alike = pd.read_csv(attention.save(attention.agree(study), "training_features"))
+display(attention.features(alike, attended), attention.classes(alike))
 
 # %% [markdown]
 # ## What structure the maps have

@@ -34,7 +34,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from invariances.paper import claims, conditions, figures, sections, tables
+from invariances.paper import atlas, claims, conditions, figures, ladder, sections, tables
 
 study = sections.run(settings)
 results = pd.read_csv(study.save())
@@ -46,7 +46,7 @@ Markdown(tables.banner(results))
 # The paper does not say on which data it compared architectures; CIFAR-10 and TREC are our choice.
 
 # %% tags=["remove-input"]
-tables.Shown(tables.models(study.rows), "How well the models do their own task, on the test split")
+tables.Shown(tables.models(study.models), "How well the models do their own task, on the test split")
 
 # %% [markdown]
 # ## Reported and measured
@@ -54,8 +54,10 @@ tables.Shown(tables.models(study.rows), "How well the models do their own task, 
 # *Measured* is the mean ± standard deviation over pairs of models, the form of the paper's table. The interval
 # is over models, since pairs share models. *Null* is the expected score when the samples of one side are
 # shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks of the
-# same kind. *Calibrated* is 0 at the null and 1 for perfect agreement. Raw and scale coincide under cosine by
-# definition, since cosine ignores the length of a vector.
+# same kind, *itself* that of a model with itself: the most that an invariance can show. *Calibrated* is 0 at the null
+# and 1 for perfect agreement. Raw and scale coincide under cosine by definition, since cosine ignores the length of a
+# vector. Relative and affine scores are cosines in different spaces; which is higher says little about T, and
+# [](../definitions.md) shows why.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.alignment("architecture", results, study.not_run), "Alignment across architectures, reported and measured")
@@ -87,8 +89,6 @@ display(
 # with itself, is left out.
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Two heatmaps, raw and debiased CKA between all vision networks of this section, trained and untrained, blocks by architecture"}}
-from invariances.paper import atlas
-
 compared = atlas.run(study)
 cka = pd.read_csv(compared.save())
 display(atlas.figure_zoo(cka) if "zoo" in set(cka.atlas) else Markdown("Not drawn: no row on pictures is in this run."))
@@ -137,8 +137,6 @@ tables.Shown(atlas.left_out(compared.not_run), "Models that are not compared her
 # bend it a little more.
 
 # %% tags=["remove-input"]
-from invariances.paper import ladder
-
 maps, singular_values = (pd.read_csv(path) for path in ladder.run(study).save())
 tables.Shown(ladder.table(maps), "Which maps lead from one architecture's space to the other's")
 

@@ -31,10 +31,10 @@ settings = parameters.read("initialization", globals())
 
 # %% tags=["remove-input"]
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from myst_nb import glue
 
-from invariances.paper import claims, figures, sections, tables
+from invariances.paper import claims, figures, ladder, sections, tables
 
 study = sections.run(settings)
 results = pd.read_csv(study.save())
@@ -43,10 +43,11 @@ Markdown(tables.banner(results))
 # %% [markdown]
 # ## The models
 #
-# Every model has its own initial weights and its own data order; no two share either.
+# Every model has its own initial weights and its own data order; no two share either. Pictures are classified, and
+# reconstructed by autoencoders; texts are classified only. The *mse* of autoencoders is that of pixels in [0, 1].
 
 # %% tags=["remove-input"]
-tables.Shown(tables.models(study.rows), "How well the models do their own task, on the test split")
+tables.Shown(tables.models(study.models), "How well the models do their own task, on the test split")
 
 # %% [markdown]
 # ## Reported and measured
@@ -54,8 +55,10 @@ tables.Shown(tables.models(study.rows), "How well the models do their own task, 
 # *Measured* is the mean ± standard deviation over pairs of models, the form of the paper's table. The interval
 # is over models, since pairs share models. *Null* is the expected score when the samples of one side are
 # shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks of the
-# same kind. *Calibrated* is 0 at the null and 1 for perfect agreement. Raw and scale coincide under cosine by
-# definition, since cosine ignores the length of a vector.
+# same kind, *itself* that of a model with itself: the most that an invariance can show. *Calibrated* is 0 at the null
+# and 1 for perfect agreement. Raw and scale coincide under cosine by definition, since cosine ignores the length of a
+# vector. Relative and affine scores are cosines in different spaces; which is higher says little about T, and
+# [](../definitions.md) shows why.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.alignment("initialization", results, study.not_run), "Alignment across random seeds, reported and measured")
@@ -66,12 +69,14 @@ figures.alignment(study)
 # %% [markdown]
 # ## Two spaces side by side
 #
-# The same held-out samples in two models, coloured by class. Both models are drawn on the principal axes of the
+# The same held-out samples in two models, coloured by class: pictures first, then texts. Both models are drawn on the principal axes of the
 # left one, so that agreement shows as the same picture.
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Two models' latent spaces, raw and relative: raw clouds differ between the models, relative ones can be compared"}}
-first_images = next((r for r in study.rows.values() if r.planned.groups[0].variant.network.startswith("cnn")), None)
-figures.latents(first_images or next(iter(study.rows.values())))
+for kind in ("cnn", "bert"):
+    chosen = next((r for r in study.rows.values() if r.planned.groups[0].variant.network.startswith(kind)), None)
+    if chosen:
+        display(figures.latents(chosen))
 
 # %% [markdown]
 # ## What structure the maps have
@@ -92,8 +97,6 @@ figures.latents(first_images or next(iter(study.rows.values())))
 # bend it a little more.
 
 # %% tags=["remove-input"]
-from invariances.paper import ladder
-
 maps, singular_values = (pd.read_csv(path) for path in ladder.run(study).save())
 tables.Shown(ladder.table(maps), "Which maps lead from one seed's space to another's")
 

@@ -54,7 +54,7 @@ Markdown(tables.banner(results))
 # absolute models as they are and leave the head untouched.
 
 # %% tags=["remove-input"]
-tables.Shown(tables.models(study.rows), "How well the models do their own task, on the test split")
+tables.Shown(tables.models(study.models), "How well the models do their own task, on the test split")
 
 # %% [markdown]
 # ## Reported and measured

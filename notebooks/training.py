@@ -34,7 +34,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from invariances.paper import attention, claims, conditions, figures, sections, tables
+from invariances.paper import attention, claims, conditions, figures, ladder, saved, sections, tables
 
 study = sections.run(settings)
 results = pd.read_csv(study.save())
@@ -46,7 +46,7 @@ Markdown(tables.banner(results))
 # Models of the two conditions have their own initial weights: a shared initialization alone would make raw spaces agree.
 
 # %% tags=["remove-input"]
-tables.Shown(tables.models(study.rows), "How well the models do their own task, on the test split")
+tables.Shown(tables.models(study.models), "How well the models do their own task, on the test split")
 
 # %% [markdown]
 # ## Reported and measured
@@ -54,8 +54,10 @@ tables.Shown(tables.models(study.rows), "How well the models do their own task, 
 # *Measured* is the mean ± standard deviation over pairs of models, the form of the paper's table. The interval
 # is over models, since pairs share models. *Null* is the expected score when the samples of one side are
 # shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks of the
-# same kind. *Calibrated* is 0 at the null and 1 for perfect agreement. Raw and scale coincide under cosine by
-# definition, since cosine ignores the length of a vector.
+# same kind, *itself* that of a model with itself: the most that an invariance can show. *Calibrated* is 0 at the null
+# and 1 for perfect agreement. Raw and scale coincide under cosine by definition, since cosine ignores the length of a
+# vector. Relative and affine scores are cosines in different spaces; which is higher says little about T, and
+# [](../definitions.md) shows why.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.alignment("training", results, study.not_run), "Alignment across training procedures, reported and measured")
@@ -99,7 +101,7 @@ display(
 # no difference to the accuracy that these few models could show.
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Heatmaps of attention weights between the components cosine, L2, L1 and L-infinity, a line of panels per row and one panel per condition, each cell with its mean and its standard deviation over models"}}
-attended = pd.read_csv(attention.save(attention.attend(study), "training_attention"))
+attended = pd.read_csv(saved.save(attention.attend(study), "training_attention"))
 display(
     attention.heatmaps(attended),
     tables.Shown(attention.accuracies(attended), "Test accuracy with attention and with equal weights, paired by encoder"),
@@ -121,7 +123,7 @@ display(
 # class as a whole. Everything is measured on one subset of the data, with encoders of the size named above.
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "First figure: agreement of the four components across conditions, pairs as points, with two chance levels, beside the attention that each component receives, one line of panels per row. Second figure: agreement by class and component, one heatmap per row"}}
-alike = pd.read_csv(attention.save(attention.agree(study), "training_features"))
+alike = pd.read_csv(saved.save(attention.agree(study), "training_features"))
 display(attention.features(alike, attended), attention.classes(alike))
 
 # %% [markdown]
@@ -142,8 +144,6 @@ display(attention.features(alike, attended), attention.classes(alike))
 # bend it a little more.
 
 # %% tags=["remove-input"]
-from invariances.paper import ladder
-
 maps, singular_values = (pd.read_csv(path) for path in ladder.run(study).save())
 tables.Shown(ladder.table(maps), "Which maps lead from one condition's space to the other's")
 

@@ -9,7 +9,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group, ttest_1samp
 from torch import nn
 
-from invariances.paper import attention, parameters, sections
+from invariances.paper import attention
+from invariances.paper.saved import parameters, save, sections
 from invariances.zoo import datasets, heads
 
 COMPONENTS = ["cosine", "euclidean", "l1", "linf"]
@@ -181,7 +182,7 @@ def test_attention_is_averaged_over_the_test_samples(monkeypatch):
 def test_frames_save_and_draw_again_from_their_csv(monkeypatch, tmp_path):
     study = _study(monkeypatch)
     weights, alike = attention.attend(study), attention.agree(study)
-    paths = [attention.save(f, n, tmp_path) for f, n in ((weights, "training_attention"), (alike, "training_features"))]
+    paths = [save(f, n, tmp_path) for f, n in ((weights, "training_attention"), (alike, "training_features"))]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["training_attention.csv", "training_features.csv"]
     weights_again, alike_again = (pd.read_csv(path) for path in paths)
     assert len(alike_again) == 4 * (4 + 3)

@@ -219,7 +219,7 @@ def study(monkeypatch):
         x = x if i < 3 else x * other
         rest = np.zeros((10, D))  # of the pool, anchors come first
         models[name] = SimpleNamespace(spaces={"pool": np.vstack([x[:ANCHORS], rest]), "test": x[ANCHORS:]})
-    row = sections.RowResult(planned, models, {})
+    row = sections.RowResult(planned, models, {}, {}, {}, {})
     return sections.Study(settings, pd.DataFrame(), {planned.row.name: row}, {})
 
 

@@ -24,6 +24,7 @@ from invariances.paper import parameters, sections
 from invariances.paper.claims import describe
 from invariances.paper.figures import _closed
 from invariances.paper.parameters import ParameterError, Settings
+from invariances.paper.saved import save
 from invariances.zoo import datasets, pretrained, training, workers
 from invariances.zoo.datasets import DataError
 from invariances.zoo.pretrained import PretrainedError
@@ -87,11 +88,7 @@ class Atlas(NamedTuple):
 
     def save(self, folder: str | Path = ".") -> Path:
         """Write the frame as ``architecture_cka.csv``, whole or not at all."""
-        path = Path(folder) / "architecture_cka.csv"
-        temporary = path.with_name(path.name + ".part")
-        self.frame.to_csv(temporary, index=False, float_format="%.6g")
-        temporary.replace(path)
-        return path
+        return save(self.frame, "architecture_cka", folder)
 
 
 class Member(NamedTuple):

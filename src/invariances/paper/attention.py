@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -39,15 +38,6 @@ ALL = "all"
 """In place of a class: the line speaks of all test samples."""
 MOST_CLASSES = 20
 """A figure shows all classes of a data set with so many; of more, the half of it at either end."""
-
-
-def save(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> Path:
-    """Write a frame as ``<name>.csv``, whole or not at all."""
-    path = Path(folder) / f"{name}.csv"
-    temporary = path.with_name(path.name + ".part")
-    frame.to_csv(temporary, index=False, float_format="%.5g")
-    temporary.replace(path)
-    return path
 
 
 # Frames ----------------------------------------------------------------------------------------

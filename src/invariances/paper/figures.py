@@ -83,6 +83,7 @@ def latents(result: RowResult) -> Figure:
         for ax, (name, space) in zip(line, spaces.items(), strict=True):
             ax.scatter(*axes_of_left.transform(space)[:500].T, c=labels, cmap="tab10", s=7, alpha=0.75)
             ax.set(title=f"{kind}: {name}", xticks=[], yticks=[])
+    figure.suptitle(result.planned.row.name, fontsize=11)
     figure.supxlabel("principal axes of the left model's space", fontsize=9)
     return _closed(figure)
 

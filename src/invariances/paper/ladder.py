@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from invariances import discovery
 from invariances.pairs import Interval, difference, interval
 from invariances.paper.claims import groups_of
+from invariances.paper.saved import save
 from invariances.paper.sections import RowResult, Study, _described, _spaces
 from invariances.report import DELTA, WEAK, Verdict
 from invariances.spaces import Spaces, anchor_ids, read_spaces
@@ -56,12 +57,9 @@ class Ladders(NamedTuple):
     def save(self, folder: str | Path = ".") -> tuple[Path, Path]:
         """Write ``<section>_ladder.csv`` and ``<section>_singular_values.csv``, each whole or not at all."""
         section = self.frame.section.iloc[0]
-        paths = tuple(Path(folder) / f"{section}_{name}.csv" for name in ("ladder", "singular_values"))
-        for path, frame in zip(paths, self, strict=True):
-            temporary = path.with_name(path.name + ".part")
-            frame.to_csv(temporary, index=False, float_format="%.6g")
-            temporary.replace(path)
-        return paths
+        return save(self.frame, f"{section}_ladder", folder), save(
+            self.singular_values, f"{section}_singular_values", folder
+        )
 
 
 # Frames ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from invariances import zoo
 from invariances.alignment import align
 from invariances.paper.parameters import ParameterError, Settings
 from invariances.paper.rows import INVARIANCES, ROWS, Row, Variant
+from invariances.paper.saved import save
 from invariances.stitching import Codes, Stitchable, stitch
 from invariances.zoo import datasets, heads, pretrained, training, workers
 from invariances.zoo.heads import Head, HeadRecipe
@@ -84,12 +85,21 @@ class Study(NamedTuple):
     """Why the others were not, by name."""
 
     def save(self, folder: str | Path = ".") -> Path:
-        """Write the tidy table as ``<section>.csv``, whole or not at all."""
-        path = Path(folder) / f"{self.settings.section}.csv"
-        temporary = path.with_name(path.name + ".part")
-        self.frame.to_csv(temporary, index=False, float_format="%.6g")
-        temporary.replace(path)
-        return path
+        """Write the tidy table as ``<section>.csv``, and `models` as ``<section>_models.csv``."""
+        save(self.models, f"{self.settings.section}_models", folder)
+        return save(self.frame, self.settings.section, folder)
+
+    @property
+    def models(self) -> pd.DataFrame:
+        """What every model reaches in its own task on the test split, with a head on codes or on relative ones."""
+        lines = []
+        for row, result in self.rows.items():
+            for head, models in (("absolute", result.models), ("relative", result.relative)):
+                for name, model in models.items():
+                    group = next(group for group in result.planned.groups if name in group.recipes).variant.label
+                    said = {"row": row, "group": group, "model": name, "head": head}
+                    lines.append({**said, "network": _described_network(model.recipe.network), **model.scores})
+        return pd.DataFrame(lines)
 
 
 # Planning --------------------------------------------------------------------------------------
@@ -407,3 +417,9 @@ def _described(frame: pd.DataFrame, planned: PlannedRow, settings: Settings) -> 
     sizes = {"data": titles, "source": first.source, "n_train": first.n_train, "profile": settings.profile}
     front = pd.DataFrame(said, index=frame.index)
     return pd.concat([front, frame.assign(**groups, **sizes)], axis=1)
+
+
+def _described_network(network: Network) -> str:
+    if network.checkpoint:
+        return f"{network.checkpoint.partition('@')[0]}, frozen"
+    return f"{network.family}, {network.depth} layers, code {network.dim}"

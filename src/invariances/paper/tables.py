@@ -16,7 +16,6 @@ from invariances.pairs import Interval, interval
 from invariances.paper.claims import across_groups, groups_of, predictions
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import INVARIANCES, ROWS
-from invariances.zoo.recipes import Network
 
 NOT_RUN = "not run"
 SPACES = {
@@ -171,23 +170,18 @@ def _notes(pairs: pd.DataFrame, span: Interval) -> str:
     return "; ".join(dict.fromkeys(note for note in (span.note, *pairs.note.dropna()) if note))
 
 
-def models(rows: Mapping[str, object]) -> pd.DataFrame:
-    """How well the trained models do their own task, per row and group: the mean over seeds."""
+def models(frame: pd.DataFrame) -> pd.DataFrame:
+    """How well the models do their own task, by row and group: the mean over models, from ``<section>_models.csv``."""
     lines = []
-    for name, result in rows.items():
-        for group in result.planned.groups:
-            scores = pd.DataFrame([result.models[model].scores for model in group.recipes])
-            shown = {score: f"{scores[score].mean():.4f}" for score in ("accuracy", "f1", "mse") if score in scores}
-            networks = dict.fromkeys(_described(recipe.network) for recipe in group.recipes.values())
-            said = {"Row": name, "Group": group.variant.label, "Network": "; ".join(networks), "Models": len(scores)}
-            lines.append({**said, **shown})
+    for (row, group, head), part in frame.groupby(["row", "group", "head"], sort=False):
+        said = {"Row": row, "Group": group, "Network": "; ".join(dict.fromkeys(part.network)), "Head on": head}
+        shown = {
+            score: f"{part[score].mean():.4f}"
+            for score in ("accuracy", "f1", "mse")
+            if score in part and part[score].notna().all()
+        }
+        lines.append({**said, "Models": str(len(part)), **shown})
     return pd.DataFrame(lines)
-
-
-def _described(network: Network) -> str:
-    if network.checkpoint:
-        return f"{network.checkpoint.partition('@')[0]}, frozen"
-    return f"{network.family}, {network.depth} layers, code {network.dim}"
 
 
 class Shown:

@@ -218,10 +218,11 @@ def reproduce(profile: str, results: Path, only: Sequence[str] = (), progress: b
     for part in parts:
         if progress:
             print(f"[{parts.index(part) + 1} of {len(parts)}] {part}", file=sys.stderr, flush=True)
+        if part == "book":
+            write_budget(results)
         _timed(part, profile, results / RUN, work[part])
-    _write_budget(results)  # once more: the last parts have been timed only now
-    if "book" in parts:
-        build(results.parent)
+    if "book" not in parts:
+        write_budget(results)
     return read_run(results / RUN)
 
 
@@ -269,7 +270,7 @@ def _run_study(study: str, profile: str, results: Path) -> None:
 
 
 def write_pages(profile: str, results: Path) -> None:
-    """Write what the book's pages include from the tables in `results`: findings, definitions, budget; and the moments.
+    """Write what the book's pages include from the tables in `results`: findings and definitions; and the moments.
 
     Parameters
     ----------
@@ -285,10 +286,10 @@ def write_pages(profile: str, results: Path) -> None:
         findings.write(results, results.parent / "findings")
         definitions.write(results, results.parent / "definitions")
     moments.write(profile, results / "moments")
-    _write_budget(results)
 
 
-def _write_budget(results: Path) -> None:
+def write_budget(results: Path) -> None:
+    """Write the table of the run's budget beside what was measured; the book, which shows it, is not in it."""
     from invariances.paper import budget
 
     place = results.parent / "reproduce"

@@ -24,6 +24,7 @@ PAGES = [
     "results/training",
     "results/stitching",
     "findings",
+    "beyond",
     "definitions",
     "characteristics",
     "speed",

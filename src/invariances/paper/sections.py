@@ -311,8 +311,8 @@ def _align_row(result: RowResult, settings: Settings) -> pd.DataFrame:
         if models:
             frames.append(_align(result.planned, models, settings).assign(reference=reference))
     for name, model in result.models.items():
-        itself = _align(result.planned, {name: model, f"{name}, again": model}, settings)
-        frames.append(itself.assign(reference="self", model_a=name, model_b=name))
+        itself = _align(result.planned, {name: model, "again": model}, settings)
+        frames.append(itself[itself.model_a == name].assign(reference="self", model_b=name))
     return _described(pd.concat(frames, ignore_index=True), result.planned, settings)
 
 

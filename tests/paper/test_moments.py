@@ -20,13 +20,11 @@ def _read(name):
     return {key: np.asarray(values, np.float64) for key, values in load_file(path).items()}, said
 
 
-def _published(said, invariance):
+def _published(said, **chosen):
     """The line of the committed CSV that the moments belong to."""
-    frame = pd.read_csv(RESULTS / f"{said['section']}.csv")
-    a, b = said["models"]
-    chosen = frame[(frame.row == said["row"]) & (frame.invariance == invariance) & (frame.reference == "trained")]
-    (line,) = chosen[(chosen.model_a == a) & (chosen.model_b == b)].to_dict("records")
-    assert line["profile"] == said["profile"]
+    frame = pd.read_csv(RESULTS / f"{said['table']}.csv")
+    chosen |= dict(zip(("model_a", "model_b"), said["models"], strict=True))
+    (line,) = frame[(frame[list(chosen)] == pd.Series(chosen)).all(axis=1)].to_dict("records")
     return line
 
 
@@ -34,7 +32,8 @@ def _published(said, invariance):
 def test_cosine_its_null_and_the_calibrated_score(invariance):
     moments, said = _read("mnist")
     of = {key.partition(".")[2]: values for key, values in moments.items() if key.startswith(f"{invariance}.")}
-    line = _published(said, invariance)
+    line = _published(said, row="MNIST", reference="trained", invariance=invariance)
+    assert line["profile"] == said["profile"]
     assert len(of["dots"]) == line["n_samples"] == len(moments["classes"])
     score = np.mean(of["dots"] / of["norms_a"] / of["norms_b"])
     null = sum(a * b for a, b in zip(of["mean_unit_a"], of["mean_unit_b"], strict=True))
@@ -45,8 +44,7 @@ def test_cosine_its_null_and_the_calibrated_score(invariance):
 
 def test_debiased_cka():
     moments, said = _read("architectures")
-    line = _published(said, "absolute")
-    assert line["metric"] == "cka_debiased"
+    line = _published(said, atlas="zoo", metric="cka_debiased")
     n = len(moments["squares_a"])
 
     def hsic(pair):

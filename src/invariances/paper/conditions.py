@@ -19,7 +19,6 @@ from invariances.pairs import interval
 from invariances.paper.claims import groups_of
 from invariances.paper.figures import _closed
 from invariances.paper.rows import INVARIANCES
-from invariances.paper.sections import ALL_ARCHITECTURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +56,7 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for row, own in frame.groupby("row", sort=False):
         groups = groups_of(own[own.reference == "trained"])
-        if groups is None or row == ALL_ARCHITECTURES:
+        if groups is None:
             continue
         labels = dict(zip(own.model_a, own.group_a, strict=True)) | dict(zip(own.model_b, own.group_b, strict=True))
         conditions = [labels[models[0]] for models in groups]

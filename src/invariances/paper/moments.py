@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from invariances import zoo
 from invariances.paper.parameters import check
-from invariances.paper.sections import ALL_ARCHITECTURES, PlannedRow, plan
+from invariances.paper.sections import PlannedRow, plan
 from invariances.transforms import Affine, Relative
 from invariances.zoo import datasets
 from invariances.zoo.recipes import Recipe
@@ -53,8 +53,8 @@ def write(profile: str, into: str | Path) -> list[Path]:
     }
     kernels = _kernel(*(trained[recipe].spaces["test"] for _, recipe in cnns))
     return [
-        _save(into / "mnist.safetensors", {**cosines, "classes": classes}, "initialization", "MNIST", pair, profile),
-        _save(into / "architectures.safetensors", kernels, "architecture", ALL_ARCHITECTURES, cnns, profile),
+        _save(into / "mnist.safetensors", {**cosines, "classes": classes}, "initialization", pair, profile),
+        _save(into / "architectures.safetensors", kernels, "architecture_cka", cnns, profile),
     ]
 
 
@@ -87,12 +87,11 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
 def _save(
     path: Path,
     tensors: dict[str, np.ndarray],
-    section: str,
-    row: str,
+    table: str,
     pair: list[tuple[str, Recipe]],
     profile: str,
 ) -> Path:
-    said = {"section": section, "row": row, "models": [name for name, _ in pair], "profile": profile}
+    said = {"table": table, "models": [name for name, _ in pair], "profile": profile}
     whole = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
     # one key: several are written in random order
     save_file(whole, path, {"said": json.dumps(said, sort_keys=True)})

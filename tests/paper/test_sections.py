@@ -11,6 +11,8 @@ from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS
 from invariances.zoo import builtin, datasets, pretrained, store
 
+AUTOENCODERS = ("Autoencoder 0", "Autoencoder 1")
+
 
 def _plan(section, **given):
     return sections.plan(parameters.check(section, given))
@@ -41,7 +43,7 @@ def test_rows_left_out_say_why_and_keep_their_reported_numbers():
     assert [p.row.name for p in planned if not p.not_run] == ["TREC"]
     reasons = {p.row.name: p.not_run for p in planned if p.not_run}
     table = tables.alignment(
-        "initialization", pd.DataFrame(columns=["row", "group_a", "group_b", "invariance"]), reasons
+        "initialization", pd.DataFrame(columns=["row", "group_a", "group_b", "invariance", "reference"]), reasons
     )
     assert len(table) == len(ROWS["initialization"]) * len(INVARIANCES)
     assert (table.Measured == "not run").all()
@@ -68,7 +70,7 @@ def test_overrides_reach_the_recipes():
 def test_heads_on_products_read_the_absolute_models_of_their_names(epochs, head_epochs):
     group = _plan("stitching", datasets="mnist", epochs=epochs, anchors=70)[0].groups[0]
     assert {name: head.base for name, head in group.product.items()} == group.recipes
-    assert {(h.anchors, h.epochs, h.batch_size, h.lr) for h in group.product.values()} == {(70, head_epochs, 64, 1e-3)}
+    assert {(h.anchors, h.epochs, h.batch_size, h.lr) for h in group.product.values()} == {(70, head_epochs, 64, 2e-3)}
 
 
 def test_cross_lingual_groups_have_parallel_anchors_and_the_stand_in_says_so():
@@ -91,7 +93,8 @@ def test_another_metric_and_untrained_models_only():
 def test_saved_table_is_whole_and_leaves_no_part(tmp_path):
     study = sections.run(parameters.check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0}))
     path = study.save(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["initialization.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["initialization.csv", "initialization_models.csv"]
+    assert set(pd.read_csv(tmp_path / "initialization_models.csv").model) == {"CNN-3 0", "CNN-3 1", *AUTOENCODERS}
     assert len(pd.read_csv(path)) == len(study.frame)
 
 

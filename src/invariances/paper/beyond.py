@@ -220,8 +220,12 @@ def draw_anchors(frame: pd.DataFrame) -> Figure:
     """Calibrated score against the number of anchors, a panel per row: mean, lowest and highest of the draws."""
     found, colours = by_count(frame), sns.color_palette("colorblind")
     rows = list(dict.fromkeys(found.row))
-    figure, axes = plt.subplots(2, -(-len(rows) // 2), figsize=(8, 7.4), sharex=True, sharey=True, layout="constrained")
-    for row, ax in zip(rows, axes.flat, strict=True):
+    shape = (-(-len(rows) // 2), min(2, len(rows)))
+    size = {"figsize": (8, 0.6 + 3.4 * shape[0]), "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(*shape, sharex=True, sharey=True, **size)
+    for ax in axes.flat[len(rows) :]:
+        ax.set_visible(False)
+    for row, ax in zip(rows, axes.flat, strict=False):
         for i, (invariance, name) in enumerate(NAMES.items()):
             line = found[(found.row == row) & (found.invariance == invariance)]
             style = "--" if invariance in MAPS else "-"
@@ -456,7 +460,8 @@ def draw_subsets(frame: pd.DataFrame) -> Figure:
         cell: -i - 0.6 * (len(cell[0].split(" + ")) - 1) - 0.6 * (cell[1] < usual) for i, cell in enumerate(cells)
     }
     colours = dict(enumerate(sns.color_palette("colorblind")[:4], 1))
-    figure, axes = plt.subplots(1, len(rows), figsize=(8.4, 5.6), sharey=True, layout="constrained")
+    size = {"figsize": (8.4, 5.6), "squeeze": False, "layout": "constrained"}
+    figure, (axes,) = plt.subplots(1, len(rows), sharey=True, **size)
     for row, ax in zip(rows, axes, strict=True):
         part = frame[frame.row == row]
         best = part[part.similarities == best_single(part)]

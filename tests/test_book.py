@@ -130,7 +130,7 @@ def test_the_budget_stands_beside_what_was_measured():
     planned = (250 + 430 + 920 + 660) / 2 / 60  # core-seconds, by hand
     assert f"| training | {planned:.1f} | 7.5 | 12 |" in text
     assert re.search(r"\| findings and definitions \| [0-9.]+ \| 1.0 \|", text)
-    assert re.search(r"\| stitching \| [0-9.]+ \| not run \|", text)
+    assert re.search(r"\| stitching \| [0-9.]+ \| not timed \|", text)
     assert re.search(r"\| the book \| [0-9.]+ \| shows this table \|", text)
     assert "| 8.5 | 12 |" in text.splitlines()[-1]
     shown = [float(line.split("|")[2].split()[0]) for line in text.splitlines()[2:-1]]

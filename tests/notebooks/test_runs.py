@@ -163,5 +163,5 @@ def test_real_mnist_is_trained_on_and_named(tmp_path):
     assert "mnist (INVARIANCES_DATA)" in shown
     assert "stand-in" not in shown.replace("Embedded stand-in", "")
     frame = pd.read_csv(tmp_path / "initialization.csv")
-    assert set(frame.row) == {"MNIST"}
+    assert set(frame.row) == {"MNIST", "MNIST, reconstruction"}
     assert set(frame.n_train) == {500}

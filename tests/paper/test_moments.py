@@ -34,7 +34,7 @@ def test_cosine_its_null_and_the_calibrated_score(invariance):
     of = {key.partition(".")[2]: values for key, values in moments.items() if key.startswith(f"{invariance}.")}
     line = _published(said, row="MNIST", reference="trained", invariance=invariance)
     assert line["profile"] == said["profile"]
-    assert len(of["dots"]) == line["n_samples"] == len(moments["classes"])
+    assert len(of["dots"]) == line["n_samples"]
     score = np.mean(of["dots"] / of["norms_a"] / of["norms_b"])
     null = sum(a * b for a, b in zip(of["mean_unit_a"], of["mean_unit_b"], strict=True))
     assert score == pytest.approx(line["score"], abs=1e-5)

@@ -169,7 +169,7 @@ def test_the_registry_says_what_torchvision_says(name, tmp_path):
 
 def test_torchvision_s_cache_is_read(picture_model, pictures, vision, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    refused(lambda: pretrained.encoder("resnet18"), "resnet18-f37072fd.pth", str(tmp_path), "connect to a network")
+    refused(lambda: pretrained.encoder("resnet18"), "resnet18-f37072fd.pth", "below TORCH_HOME", "connect to a network")
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(picture_model.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
     assert torch.equal(pretrained.encoder("resnet18")(pictures), pretrained.encoder(vision)(pictures))

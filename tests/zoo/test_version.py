@@ -18,6 +18,7 @@ UNAFFECTED: dict[str, str] = {
     "9f17f6950610e1df": "masked-language modelling and shared initialization came in; without them all is as before",
     "779594858964f4b8": "heads on products share the loop: functions have public names, a decoder's pictures may lie "
     "beside what it reads",
+    "2d4985dab07ab181": "a sentence on missing weights names no folder of the machine",
 }
 """Digests of later sources that give the same bits, each with the reason; emptied with every new version."""
 

@@ -83,7 +83,7 @@ def table(run: pd.DataFrame) -> str:
         What each part took: part, profile, minutes, models, finished; may be empty.
     """
     run = run[run.part != "book"]  # which shows this table
-    profiles = ", ".join(dict.fromkeys(run.profile)) or "not run"
+    profiles = ", ".join(dict.fromkeys(run.profile)) or "not timed"
     lines = [
         f"| Part | Budget at laptop size, minutes on {CORES} cores | Minutes measured ({profiles}) | Models trained |",
         "| --- | --- | --- | --- |",
@@ -92,7 +92,7 @@ def table(run: pd.DataFrame) -> str:
         planned = OTHER[title] if title in OTHER else sum(TRAINING[title].values())
         own = run[run.part.isin(parts)]
         known = len(own) > 0 and bool(own[own.finished.astype(bool)].part.nunique() == len(parts))
-        cells = (f"{own.minutes.sum():.1f}", f"{own.models.sum():.0f}") if known else ("not run", "")
+        cells = (f"{own.minutes.sum():.1f}", f"{own.models.sum():.0f}") if known else ("not timed", "")
         lines.append(f"| {title} | {_minutes(planned)} | {cells[0]} | {cells[1]} |")
         if title == "stitching":
             within = [name for name in OTHER if name not in (*PARTS, "the book")]

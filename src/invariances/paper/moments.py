@@ -16,7 +16,6 @@ from invariances import zoo
 from invariances.paper.parameters import check
 from invariances.paper.sections import PlannedRow, plan
 from invariances.transforms import Affine, Relative
-from invariances.zoo import datasets
 from invariances.zoo.recipes import Recipe
 
 
@@ -40,7 +39,6 @@ def write(profile: str, into: str | Path) -> list[Path]:
     spaces = [trained[recipe].spaces for _, recipe in pair]
     anchors, test = ([space[split] for space in spaces] for split in ("pool", "test"))
     anchors = [space[: mnist.anchors] for space in anchors]
-    classes = datasets.load(mnist.prepared.key).arrays["test_y"]
     invariances = {
         "absolute": test,
         "relative": [Relative().fit(a).transform(x) for a, x in zip(anchors, test, strict=True)],
@@ -53,7 +51,7 @@ def write(profile: str, into: str | Path) -> list[Path]:
     }
     kernels = _kernel(*(trained[recipe].spaces["test"] for _, recipe in cnns))
     return [
-        _save(into / "mnist.safetensors", {**cosines, "classes": classes}, "initialization", pair, profile),
+        _save(into / "mnist.safetensors", cosines, "initialization", pair, profile),
         _save(into / "architectures.safetensors", kernels, "architecture_cka", cnns, profile),
     ]
 

@@ -99,7 +99,7 @@ class Study(NamedTuple):
                     group = next(group for group in result.planned.groups if name in group.recipes).variant.label
                     said = {"row": row, "group": group, "model": name, "head": head}
                     lines.append({**said, "network": _described_network(model.recipe.network), **model.scores})
-        return pd.DataFrame(lines)
+        return pd.DataFrame(lines).round(6)  # as it is saved, so that a table is the same from either
 
 
 # Planning --------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def plan_table(settings: Settings) -> pd.DataFrame:
 
     Minutes are those of one core (or of the GPU), from the time of some steps of each kind of model; a model that
     two rows share is counted in the first. Heads on products are counted (``heads``, those that are to be trained), but
-    not timed: they take a small part of what their encoders take.
+    not timed.
     """
     device, kinds, seen, lines = zoo.device_named(settings.device), {}, set(), []
     for planned in tqdm(plan(settings), "timing some steps", disable=None):
@@ -339,11 +339,11 @@ def _stitch_row(result: RowResult, settings: Settings) -> pd.DataFrame:
     def score(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return training.quality(task, outputs, targets)[measure]
 
+    # languages have their own test sets, so one untrained encoder cannot serve all heads
+    outsider = None if crosses else codes(result.planned, *next(iter(result.untrained.items())))
     frames = []
     for invariance in result.planned.row.spaces:
         pieces = stitchables(result, invariance)
-        # languages have their own test sets, so one untrained encoder cannot serve all heads
-        outsider = None if crosses else codes(result.planned, *next(iter(result.untrained.items())))
         frames.append(stitch(pieces, score, invariance, outsider, lower_is_better=task == "reconstruction"))
     stitched = pd.concat(frames, ignore_index=True).assign(metric=measure)
     stitched = stitched.merge(_alignments(result), "left", ["model_a", "model_b", "invariance", "control"])

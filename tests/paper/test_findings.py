@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from invariances.paper import claims, findings
-from invariances.paper.claims import Outcome, Verdict
+from invariances.paper.claims import ALIGNED, Outcome, Verdict
 from invariances.paper.reported import STITCHING
 from invariances.paper.rows import ROWS, SECTIONS
 
@@ -89,6 +89,9 @@ def test_every_row_stands_with_its_outcome_and_a_link_to_its_section(published):
         assert "✓ supports" in line
         assert re.search(r"affine keeps 0\.9\d+ \[", line)
     assert "| [TREC: affine](results/stitching.ipynb) |" in (folder / "finding_4.md").read_text()
+    for section in ALIGNED:
+        for row in ROWS[section]:
+            assert f"| [{row.name}](results/{section}.ipynb) |" in (folder / "finding_1.md").read_text()
     table = pd.read_csv(folder / "outcomes.csv")
     assert table.groupby("finding").size().to_dict() == {n: len(v.outcomes) for n, v in verdicts.items()}
     assert (table[table.finding == 3].outcome == "supports").all()

@@ -90,6 +90,14 @@ def test_another_metric_and_untrained_models_only():
     assert not (absolute.score.to_numpy() == relative.score.to_numpy()).all()
 
 
+def test_rows_scored_side_by_side_are_the_rows_scored_one_by_one():
+    settings = parameters.check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0})
+    study = sections.run(settings)
+    alone = [sections._scored(result.planned, settings)[1] for result in study.rows.values()]
+    assert len(alone) == 2
+    pd.testing.assert_frame_equal(pd.concat(alone, ignore_index=True), study.frame, check_exact=True)
+
+
 def test_saved_table_is_whole_and_leaves_no_part(tmp_path):
     study = sections.run(parameters.check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0}))
     path = study.save(tmp_path)

@@ -133,11 +133,10 @@ def snippet(number: int, verdict: Verdict) -> str:
 
 
 def _linked(outcome: Outcome, sections: Sequence[str]) -> str:
-    """The outcome's row, as a link to the first of the sections that has it."""
-    for section in sections:
-        if any(outcome.row == row.name or outcome.row.startswith(f"{row.name}: ") for row in ROWS[section]):
-            return f"[{outcome.row}](results/{section}.ipynb)"
-    return outcome.row
+    """The outcome's row, as a link to the first of the sections that has it; a row may end in how it was stitched."""
+    section_of = {row.name: section for section in reversed(sections) for row in ROWS[section]}
+    section = section_of.get(outcome.row) or section_of.get(outcome.row.rpartition(": ")[0])
+    return f"[{outcome.row}](results/{section}.ipynb)" if section else outcome.row
 
 
 def reported(number: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -272,31 +273,37 @@ def run(settings: Settings) -> Study:
         Each with one sentence that says what to do.
     """
     planned = plan(settings)
-    recipes = [recipe for row in planned for group in row.groups for recipe in group.all_recipes]
-    trained = zoo.train(recipes, settings.device)
-    product = [recipe for row in planned for group in row.groups for recipe in group.product.values()]
-    trained |= heads.train(product, settings.device)
-    measure = _stitch_row if settings.section == "stitching" else _align_row
-    results, frames = {}, []
-    with workers.one_thread():
-        for row in planned:
-            if row.not_run:
-                continue
-            kinds = ("recipes", "untrained", "relative", "shared", "product")
-            results[row.row.name] = RowResult(
-                row,
-                *(
-                    {name: trained[recipe] for group in row.groups for name, recipe in getattr(group, kind).items()}
-                    for kind in kinds
-                ),
-            )
-            frames.append(measure(results[row.row.name], settings))
-    not_run = {row.row.name: row.not_run for row in planned if row.not_run}
-    if not frames:
+    todo = [row for row in planned if not row.not_run]
+    if not todo:
         reason = next(row.not_run for row in planned if row.row.dataset in settings.chosen_datasets)
         raise PretrainedError(f"no row of {settings.section} can be run; {reason}")
-    frame = pd.concat(frames, ignore_index=True)
-    return Study(settings, frame, results, not_run)
+    trained = _trained(todo, settings)
+    results = {row.row.name: _result(row, trained) for row in todo}
+    frames = dict(workers.run(partial(_scored, settings=settings), todo, "scoring rows"))
+    frame = pd.concat([frames[name] for name in results], ignore_index=True)
+    return Study(settings, frame, results, {row.row.name: row.not_run for row in planned if row.not_run})
+
+
+def _trained(planned: Sequence[PlannedRow], settings: Settings) -> dict[Recipe | HeadRecipe, Trained | Head]:
+    """The models and heads of some rows: from the store where they are there, else trained."""
+    groups = [group for row in planned for group in row.groups]
+    models = zoo.train([recipe for group in groups for recipe in group.all_recipes], settings.device)
+    return models | heads.train([recipe for group in groups for recipe in group.product.values()], settings.device)
+
+
+def _result(planned: PlannedRow, trained: Mapping[Recipe | HeadRecipe, Trained | Head]) -> RowResult:
+    kinds = ("recipes", "untrained", "relative", "shared", "product")
+    by_name = [
+        {name: trained[recipe] for group in planned.groups for name, recipe in getattr(group, kind).items()}
+        for kind in kinds
+    ]
+    return RowResult(planned, *by_name)
+
+
+def _scored(planned: PlannedRow, settings: Settings) -> tuple[str, pd.DataFrame]:
+    """A row's name and its lines of the table; its models come out of the store, so that any worker can do it."""
+    measure = _stitch_row if settings.section == "stitching" else _align_row
+    return planned.row.name, measure(_result(planned, _trained([planned], settings)), settings)
 
 
 def _align_row(result: RowResult, settings: Settings) -> pd.DataFrame:

@@ -93,6 +93,8 @@ def run(
     WorkersError
         If the scheduler is out of reach or goes away, or if an item ends every worker that takes it up.
     """
+    if not items:
+        return
     cluster = os.environ.get("INVARIANCES_CLUSTER")
     processes = min(processes or cores(), len(items))
     with _Progress(label, [size(item) if size else 1 for item in items]) as progress:
@@ -131,7 +133,7 @@ class _Progress:
             total=sum(sizes),
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
             mininterval=EVERY,
-            disable=not (sizes and watched),
+            disable=not watched,
         )
         self.bar.set_description_str(f"{label} 0/{len(sizes)}")
 

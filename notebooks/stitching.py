@@ -64,9 +64,11 @@ tables.Shown(tables.models(study.models), "How well the models do their own task
 # Three controls stand beside it: *self-stitch* connects a model with itself by the same path, *shuffled anchors* breaks
 # the correspondence of the anchors, *untrained encoder* connects a network that has learnt nothing.
 # *Calibrated* is 0 at the null (shuffled anchors, or the untrained encoder where a space has no anchors) and 1 at the
-# ceiling. *Retention* is the share of the ceiling that is kept (for errors: ceiling divided by error). Reported errors
-# are read as MSE ×10⁻³, as the lineage's code prints them. A head on frozen encoders has a ceiling of its own; compare a
-# space with its own ceiling, and ceilings with one another to see what a space costs before anything is stitched.
+# ceiling. *Retention* is the share of the ceiling that is kept (for errors: ceiling divided by error). It can exceed 1:
+# a head answers better to an encoder that tells more than its own. It means little where a ceiling is close to
+# guessing: see the models above. Reported errors are read as MSE ×10⁻³, as the lineage's code prints them. A head on
+# frozen encoders has a ceiling of its own; compare a space with its own ceiling, and ceilings with one another to see
+# what a space costs before anything is stitched.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.stitching(results, study.not_run), "Zero-shot stitching, reported and measured")

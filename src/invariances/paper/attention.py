@@ -274,7 +274,7 @@ def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Figure:
     received = attention[~attention.equal_weights].groupby(["row", "group", "model", "key"], sort=False).weight.mean()
     received = received.reset_index()
     palette = sns.color_palette("colorblind")
-    figure, axes = plt.subplots(len(rows), 2, figsize=(7.2, 2.3 * len(rows)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(rows), 2, figsize=(9.4, 2.3 * len(rows)), squeeze=False, layout="constrained")
     for (left, right), row in zip(axes, rows, strict=True):
         part = frame[(frame.row == row) & (frame["class"] == ALL)]
         groups = list(dict.fromkeys(received[received.row == row].group))
@@ -298,7 +298,7 @@ def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Figure:
             ax.grid(axis="y", color="0.92")
             ax.set_axisbelow(True)
             entries = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-            ax.legend(entries.values(), entries.keys(), fontsize=7.5, loc="best")
+            ax.legend(entries.values(), entries.keys(), fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
     return _closed(figure)
 
 

@@ -97,7 +97,10 @@ if not pictures:
 # stitching keeps. Reviews in different languages are no translations of each other, so languages are aligned on
 # captions that are no anchors, and stitched on reviews. Pairs share models and are not independent: p is the
 # share of relabelled models whose rank correlation is as strong. Nothing is pooled over rows, since differences between
-# data sets alone would make a strong correlation. *Not testable* means that all pairs stitch equally well.
+# data sets alone would make a strong correlation. *Not testable* means that all pairs stitch equally well. In a row that
+# mixes architectures or optimizers, pairs that align equally badly can go either way: a better encoder in the head of a
+# weaker model keeps more than 1, a weaker one in the head of a better model less. Such a cloud bends to one side, and a
+# rank correlation says less than the eye.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.prediction(results), "Rank correlation of alignment with the share of the ceiling that stitching keeps")

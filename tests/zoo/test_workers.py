@@ -155,6 +155,17 @@ def test_local_workers_keep_freed_memory_and_have_one_thread():
     assert str(2**30) in found
 
 
+def profiled(_):
+    return dask.config.get("distributed.worker.profile.enabled"), os.getpid()
+
+
+def test_local_workers_are_not_profiled():
+    found = list(workers.run(profiled, [1, 2], "test", processes=2))
+    assert [on for on, _ in found] == [False, False]
+    assert os.getpid() not in {process for _, process in found}
+    assert dask.config.get("distributed.worker.profile.enabled") is True  # elsewhere it stays as it was
+
+
 @pytest.mark.parametrize("named_by", ["address", "file"])
 def test_a_cluster_that_the_environment_names_is_used(tmp_path, monkeypatch, named_by):
     with cluster_of_one() as cluster:

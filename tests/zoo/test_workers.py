@@ -166,6 +166,16 @@ def test_local_workers_are_not_profiled():
     assert dask.config.get("distributed.worker.profile.enabled") is True  # elsewhere it stays as it was
 
 
+def sleep(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def test_no_item_waits_behind_a_long_one():
+    items = [4.0, *(0.01 * i for i in range(1, 8))]
+    assert list(workers.run(sleep, items, "test", processes=2)) == [*items[1:], 4.0]
+
+
 @pytest.mark.parametrize("named_by", ["address", "file"])
 def test_a_cluster_that_the_environment_names_is_used(tmp_path, monkeypatch, named_by):
     with cluster_of_one() as cluster:

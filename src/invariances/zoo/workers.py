@@ -39,8 +39,13 @@ KEEP_MEMORY = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1),
 }
 """Environment of a worker. Dask has freed memory given back at once, which makes training take nearly twice as long."""
-WORKERS = {"distributed.nanny.pre-spawn-environ": KEEP_MEMORY, "distributed.worker.profile.enabled": False}
-"""Dask's settings for them. Its profiler, which looks into a worker a hundred times a second, costs 4 % of a core."""
+DASK = {
+    "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
+    "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.worker-saturation": 1.0,
+}
+"""Its settings here. Its profiler, which looks into a worker a hundred times a second, costs 4 % of a core; and no
+item may wait behind a long one while another worker is free."""
 
 _report: ContextVar[Callable[..., None] | None] = ContextVar("report", default=None)
 
@@ -220,7 +225,7 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
             yield stack.enter_context(_connected(Client, cluster))
             return
         quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
-        with _uninterrupted(), dask.config.set(WORKERS):
+        with _uninterrupted(), dask.config.set(DASK):
             try:
                 machine = _patiently(lambda: LocalCluster(n_workers=processes, threads_per_worker=1, **quiet))
             except RuntimeError as error:  # most often a script that every worker runs anew

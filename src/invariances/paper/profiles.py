@@ -31,7 +31,8 @@ class Profile:
     length: dict[str, int]
     """Tokens per text by data set, "" for the others."""
     epochs: dict[str, int]
-    """By what is trained: cnn, vit, autoencoder, text, masked for a language, head for what reads a frozen encoder."""
+    """By what is trained: cnn, vit, autoencoder, text, masked for a language and tuned for what follows it, head for
+    what reads a frozen encoder."""
     batch_size: dict[str, int]
     """By the same."""
     lr: dict[str, float]
@@ -78,9 +79,9 @@ PROFILES: dict[str, Profile] = {
             pixels_imagenet=8,
             vocabulary=500,
             length={"": 20},
-            epochs={"cnn": 8, "vit": 10, "autoencoder": 10, "text": 3, "masked": 1, "head": 8},
-            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 64, "head": 64},
-            lr={"cnn": 1e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3, "head": 1e-3},
+            epochs={"cnn": 8, "vit": 10, "autoencoder": 10, "text": 3, "masked": 1, "tuned": 3, "head": 8},
+            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 64, "tuned": 64, "head": 64},
+            lr={"cnn": 1e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3, "tuned": 1e-3, "head": 1e-3},
             augmentation={},
             networks=_networks(
                 cnn={"width": 16, "dim": 32},
@@ -101,9 +102,9 @@ PROFILES: dict[str, Profile] = {
             pixels_imagenet=64,
             vocabulary=4_000,
             length={"": 64, "trec": 24},
-            epochs={"cnn": 15, "vit": 12, "autoencoder": 8, "text": 8, "masked": 5, "head": 8},
-            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 32, "head": 64},
-            lr={"cnn": 2e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3, "head": 1e-3},
+            epochs={"cnn": 15, "vit": 12, "autoencoder": 8, "text": 8, "masked": 5, "tuned": 4, "head": 8},
+            batch_size={"cnn": 64, "vit": 64, "autoencoder": 64, "text": 32, "tuned": 32, "head": 64},
+            lr={"cnn": 2e-3, "vit": 1e-3, "autoencoder": 2e-3, "text": 1e-3, "tuned": 3e-4, "head": 1e-3},
             augmentation={"cifar-10": "light", "cifar-100": "light"},
             networks=_networks(
                 cnn={"width": 32, "dim": 128},
@@ -112,7 +113,7 @@ PROFILES: dict[str, Profile] = {
                 text={"depth": 2, "dim": 128, "heads": 4},
             ),
             fewer_seeds={
-                "initialization": {"Fashion-MNIST, reconstruction": 5, "CIFAR-100, reconstruction": 5},
+                "initialization": {"DBpedia": 5, "Fashion-MNIST, reconstruction": 5, "CIFAR-100, reconstruction": 5},
                 "architecture": {"": 5, "ViT-Small vs ViT-Base": 3},
                 "training": {"": 5, "ImageNet: Aug Light vs Heavy": 4, "Amazon Reviews: Batch 32 vs 128": 4},
                 "stitching": {"": 5, "Amazon (Cross-lingual)": 2, "MNIST, classification": 10},
@@ -130,9 +131,9 @@ PROFILES: dict[str, Profile] = {
             pixels_imagenet=128,
             vocabulary=30_000,
             length={"": 256, "trec": 64},
-            epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10, "masked": 5, "head": 10},
-            batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32, "head": 32},
-            lr={"cnn": 1e-3, "vit": 5e-4, "autoencoder": 5e-4, "text": 5e-5, "head": 1e-3},
+            epochs={"cnn": 60, "vit": 100, "autoencoder": 100, "text": 10, "masked": 5, "tuned": 4, "head": 10},
+            batch_size={"cnn": 128, "vit": 128, "autoencoder": 128, "text": 32, "tuned": 32, "head": 32},
+            lr={"cnn": 1e-3, "vit": 5e-4, "autoencoder": 5e-4, "text": 5e-5, "tuned": 5e-5, "head": 1e-3},
             augmentation={"cifar-10": "light", "cifar-100": "light"},
             networks=_networks(
                 cnn={"width": 64, "dim": 512},

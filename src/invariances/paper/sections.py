@@ -217,12 +217,14 @@ def _anchor_count(prepared: datasets.Prepared, settings: Settings) -> int:
 def _training(variant: Variant, network: Network, settings: Settings) -> Training:
     kinds = {"cnn": "cnn", "vit": "vit", "bert": "text", "roberta": "text", "pretrained": "head"}
     kind = "autoencoder" if variant.task == "reconstruction" else kinds[network.family]
+    masked = variant.masked and kind == "text"
+    kind = "tuned" if masked else kind  # a language first, then gently: at a higher rate some heads never learn
     sizes = settings.sizes
     epochs = sizes.epochs[kind] if settings.epochs is None else settings.epochs
     base = {"epochs": epochs, "batch_size": sizes.batch_size[kind], "lr": sizes.lr[kind]}
     if variant.task == "classification" and variant.dataset in sizes.augmentation:
         base["augmentation"] = sizes.augmentation[variant.dataset]
-    if variant.masked and network.family != "pretrained":
+    if masked:
         base["masked_epochs"] = sizes.epochs["masked"]
     return Training(**{**base, **dict(variant.training)})
 

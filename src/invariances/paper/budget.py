@@ -42,7 +42,7 @@ TRAINING: dict[str, dict[str, int]] = {
         "MNIST": 720,
         "CIFAR-10": 720,
         "TREC": 380,
-        "Amazon (Cross-lingual)": 2_150,
+        "Amazon (Cross-lingual)": 1_500,
         "MNIST, classification": 0,
         "CIFAR-10, classification": 0,
     },

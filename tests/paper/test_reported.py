@@ -176,7 +176,7 @@ def test_profiles_say_how_everything_is_trained(profile):
     sizes = PROFILES[profile]
     assert sizes.name == profile
     for said in (sizes.epochs, sizes.batch_size, sizes.lr):
-        kinds = {"cnn", "vit", "autoencoder", "text", "head"}
+        kinds = {"cnn", "vit", "autoencoder", "text", "tuned", "head"}
         assert set(said) == kinds | ({"masked"} if said is sizes.epochs else set())
     for said in (sizes.length, sizes.n_train):
         assert "" in said

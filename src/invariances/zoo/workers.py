@@ -44,8 +44,8 @@ DASK = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.worker-saturation": 1.0,
 }
-"""Its settings here. Its profiler, which looks into a worker a hundred times a second, costs 4 % of a core; and no
-item may wait behind a long one while another worker is free."""
+"""Its settings here. Its profiler looks into a worker a hundred times a second, which takes some 4 % of a core (seen in
+units that wait); and no item may be set aside behind a long one while another worker is free."""
 
 _report: ContextVar[Callable[..., None] | None] = ContextVar("report", default=None)
 

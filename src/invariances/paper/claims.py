@@ -293,7 +293,7 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
         spread = part.retention.max() - part.retention.min()
         line = rank_prediction(part, part, alignment_value="alignment_calibrated").iloc[0].to_dict()
         if not spread >= NO_SPREAD:
-            line |= {"testable": False, "reason": f"retention has no spread (range {spread:.3f})"}
+            line |= {"testable": False, "reason": f"retention has no spread (range {spread:.4f}, below {NO_SPREAD})"}
         supports = bool(line["rho"] > 0 and line["p"] < 0.05) if line["testable"] else None
         evidence = (
             f"rho {line['rho']:.2f}, p {line['p']:.3f}" if line["testable"] else f"not testable: {line['reason']}"

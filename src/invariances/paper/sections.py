@@ -218,7 +218,7 @@ def _training(variant: Variant, network: Network, settings: Settings) -> Trainin
     kinds = {"cnn": "cnn", "vit": "vit", "bert": "text", "roberta": "text", "pretrained": "head"}
     kind = "autoencoder" if variant.task == "reconstruction" else kinds[network.family]
     masked = variant.masked and kind == "text"
-    kind = "tuned" if masked else kind  # a language first, then gently: at a higher rate some heads never learn
+    kind = "tuned" if masked else kind  # a language first, then gently: at the rate of text one of six collapsed
     sizes = settings.sizes
     epochs = sizes.epochs[kind] if settings.epochs is None else settings.epochs
     base = {"epochs": epochs, "batch_size": sizes.batch_size[kind], "lr": sizes.lr[kind]}

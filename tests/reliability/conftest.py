@@ -11,6 +11,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 import some_models
+from filelock import FileLock, Timeout
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["invariances.cli", "invariances.zoo"])
@@ -51,8 +52,24 @@ class Run(NamedTuple):
         return len(list(self.home.glob("models/*.json")))
 
     def under_way(self):
-        """Whether a model is being trained or written."""
-        return any(self.home.glob("models/*.lock"))
+        """Whether a model is being trained or written: a run that was killed leaves locks, but holds none."""
+        return any(held(lock) for lock in self.home.glob("models/*.lock"))
+
+    def works_beyond(self, n):
+        """Whether so many models are stored and another is under way."""
+        return self.finished() >= n and self.under_way()
+
+    def checkpoints(self):
+        """How many checkpoints the process itself has written."""
+        return (self.folder / "saved").read_text().count("checkpoints")
+
+
+def held(lock):
+    try:
+        with FileLock(lock).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 def wait(until, seconds=60):
@@ -89,7 +106,7 @@ def start(tmp_path):
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """What the command prints for n models, from a run in this process."""
-    lines = train(tmp_path_factory.mktemp("undisturbed"), 16)
+    lines = train(tmp_path_factory.mktemp("undisturbed"), 40)
     return lambda n: "".join(lines[:n])
 
 

@@ -1,11 +1,13 @@
 """Train some models as a command of `invariances` and print a digest of each: what the tests here disturb."""
 
 import hashlib
+import itertools
 import json
 import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -32,12 +34,29 @@ def digest(trained):
 
 
 @app.command()
-def some_models(n: int, processes: int, checkpoints: bool = False) -> None:
-    """Train models of seeds 0, 1, ..., n - 1, perhaps with a checkpoint after every step."""
+def some_models(n: int, processes: int, checkpoints: bool = False, killed_at: int = 0) -> None:
+    """Train models of seeds 0, 1, ..., n - 1, perhaps with a checkpoint after every step.
+
+    Perhaps it is killed where it would give a checkpoint's file its name the `killed_at`-th time: of
+    every two, the first is that of the arrays, the second that of the note.
+    """
     if checkpoints:
         training.CHECKPOINT_SECONDS = 0.0
+    if killed_at:
+        die_at(killed_at)
     for recipe, trained in zoo.train(recipes(n), "cpu", processes).items():
         print(recipe.seed, digest(trained))
+
+
+def die_at(last):
+    replace, renames = Path.replace, itertools.count(1)
+
+    def replace_or_die(path, target):
+        if path.parent.name == "checkpoints" and next(renames) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(path, target)
+
+    Path.replace = replace_or_die
 
 
 def command(arguments, environment, folder, largest_file=None):
@@ -51,6 +70,7 @@ def command(arguments, environment, folder, largest_file=None):
     if largest_file:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    (folder / "saved").touch()
     save = store.save
 
     def save_and_say(kind, key, artefact):

@@ -20,17 +20,19 @@ def states(run, monkeypatch):
 def test_killed_at_twenty_moments_the_models_are_those_of_an_undisturbed_run(
     start, undisturbed, monkeypatch, processes, kills, starting
 ):
-    draw, hit, n = random.Random(processes), 0, 16
+    draw, hit, n = random.Random(processes), 0, 40
     for kill in range(kills):
         run = start(n, processes)
         if kill >= starting:
-            wait(lambda run=run: run.under_way() or not run.process.is_alive())
-        time.sleep(draw.uniform(0, 0.3 if kill >= starting else 1.5))
+            goal = run.finished() + draw.randrange(3)
+            wait(lambda run=run, goal=goal: run.works_beyond(goal) or not run.process.is_alive())
+        time.sleep(draw.uniform(0, 0.1 if kill >= starting else 1.5))
         # every other time the main process alone: its workers have to notice
         alive = run.process.is_alive()
         run.process.kill() if kill % 2 or not alive else run.signal(signal.SIGKILL)
         run.end()
         run.no_orphan()
+        wait(lambda run=run: not run.under_way())  # who dies gives back the locks, perhaps a moment later
         hit += alive and run.finished() < n
         assert "damaged" not in states(run, monkeypatch)
     assert hit >= 0.8 * kills  # the kills came in the midst of it
@@ -45,19 +47,17 @@ def test_killed_at_twenty_moments_the_models_are_those_of_an_undisturbed_run(
 
 
 def test_killed_in_the_midst_of_a_training_it_goes_on_from_a_checkpoint(start, undisturbed, monkeypatch):
-    draw, left = random.Random(0), 0
     arguments = ["some-models", "2", "1", "--checkpoints"]
-    for _ in range(6):
-        run = start(2, arguments=arguments)
-        wait(lambda run=run: any(run.home.glob("checkpoints/*.json")) or not run.process.is_alive())
-        time.sleep(draw.uniform(0, 0.2))
-        run.signal(signal.SIGKILL)
-        run.end()
-        left += any(run.home.glob("checkpoints/*.json"))
+    written = 0
+    for killed_at in (3, 4, 9, 12, 20, 1):  # odd: before its arrays are in place; even: before its note is
+        run = start(2, arguments=[*arguments, "--killed-at", str(killed_at)])
+        assert run.end() == (-signal.SIGKILL, "", "")
+        written += run.checkpoints()
+        assert any(run.home.glob("checkpoints/*.json"))
         assert "damaged" not in states(run, monkeypatch)
-    assert left >= 2
     run = start(2, arguments=arguments)
     assert run.end() == (0, undisturbed(2), "")
+    assert written + run.checkpoints() == 2 * 32  # one for each step: none that had one was taken again
     store.prune()
     assert states(run, monkeypatch) == {"whole"}
     assert not any(run.home.glob("checkpoints/*.safetensors"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import dask
 import pytest
 import torch
-from distributed import Future, LocalCluster
+from distributed import Future, LocalCluster, as_completed
 from distributed.comm import CommClosedError
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -376,6 +376,25 @@ def test_ctrl_c_is_put_off_until_the_block_ends():
     assert signal.getsignal(signal.SIGINT) is before
     with workers._uninterrupted():
         pass
+
+
+@pytest.mark.parametrize(("waits", "call"), [(as_completed, "next_batch"), (Future, "result")])
+def test_ctrl_c_within_dask_s_waiting_is_heard_after_it(monkeypatch, waits, call):
+    """`threading.Event.wait`, interrupted as it takes back its lock, releases one that it does not hold."""
+    waited, whole = getattr(waits, call), []
+
+    def pressed(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        answer = waited(*args, **options)
+        whole.append(call)
+        return answer
+
+    with cluster_of_one() as cluster:
+        monkeypatch.setenv("INVARIANCES_CLUSTER", cluster.scheduler_address)
+        monkeypatch.setattr(waits, call, pressed)
+        with pytest.raises(KeyboardInterrupt):
+            list(workers.run(abs, [1, 2], "test"))
+    assert whole == [call]
 
 
 def test_a_result_that_the_scheduler_took_with_it_is_one_sentence(monkeypatch):

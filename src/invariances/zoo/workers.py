@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future, as_completed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +32,8 @@ REACH = 8
 """Seconds after which a scheduler counts as out of reach."""
 EVERY = 0.5
 """Seconds between two reports of a unit on its way."""
+LOOK = 0.05
+"""Seconds between two looks at what is finished elsewhere."""
 
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": 2**30,
@@ -185,15 +187,17 @@ def _dask(
 
     topic = f"invariances-{uuid.uuid4().hex}"
     with _client(processes, cluster) as client:
-        client.subscribe_topic(topic, lambda event: progress.at(*event[1]))
-        numbers = range(len(items))
-        futures = client.map(_elsewhere, [unit] * len(items), items, numbers, [topic] * len(items), pure=False)
-        number_of = dict(zip((future.key for future in futures), numbers, strict=True))
-        waiting = as_completed(futures)
-        del futures  # each is let go as soon as it is read
-        for future in waiting:
+        with _uninterrupted():
+            client.subscribe_topic(topic, lambda event: progress.at(*event[1]))
+            numbers = range(len(items))
+            futures = client.map(_elsewhere, [unit] * len(items), items, numbers, [topic] * len(items), pure=False)
+            number_of = dict(zip((future.key for future in futures), numbers, strict=True))
+            waiting = as_completed(futures)
+            del futures  # each is let go as soon as it is read
+        for future in _finished(waiting, len(items)):
             try:
-                result = future.result()
+                with _uninterrupted():
+                    result = future.result()
             except KilledWorker as error:
                 raise WorkersError(
                     f"{progress.label} stopped: one of them ended every worker process that took it up "
@@ -204,6 +208,18 @@ def _dask(
                 raise _lost(cluster) from None
             progress.finish(number_of[future.key])
             yield result
+
+
+def _finished(waiting: as_completed, left: int) -> Iterator[Future]:
+    """What is finished, one by one; Ctrl-C is heard between two looks, since it can break a lock that Dask waits on."""
+    while left:
+        with _uninterrupted():
+            batch = waiting.next_batch(block=False)
+        left -= len(batch)
+        while batch:
+            yield batch.pop(0)
+        if left:
+            time.sleep(LOOK)
 
 
 def _lost(cluster: str | None) -> WorkersError:

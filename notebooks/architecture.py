@@ -85,13 +85,13 @@ display(
 # Centred kernel alignment (CKA) compares two spaces of any widths: 1 if one is a rotated and rescaled copy of the
 # other. *Raw* CKA is biased upwards, the more so the wider the spaces and the fewer the samples, so unrelated spaces
 # do not score 0; *debiased* CKA has expectation 0 for them. Every cell is a pair of networks that read the same
-# held-out pictures. White lines border architectures, the thick line untrained networks; the diagonal, a network
-# with itself, is left out.
+# held-out samples: pictures first, then texts. White lines border architectures, the thick line untrained networks;
+# the diagonal, a network with itself, is left out.
 
-# %% tags=["remove-input"] mystnb={"image": {"alt": "Two heatmaps, raw and debiased CKA between all vision networks of this section, trained and untrained, blocks by architecture"}}
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Heatmaps in pairs, raw and debiased CKA between all networks of this section that read pictures, then between those that read texts, trained and untrained, blocks by architecture"}}
 compared = atlas.run(study)
 cka = pd.read_csv(compared.save())
-display(atlas.figure_zoo(cka) if "zoo" in set(cka.atlas) else Markdown("Not drawn: no row on pictures is in this run."))
+display(*atlas.figures_zoo(cka))
 
 # %% [markdown]
 # Blocks on the diagonal are what the paper describes. Whether they stand out is a number: the mean over pairs of one
@@ -99,8 +99,7 @@ display(atlas.figure_zoo(cka) if "zoo" in set(cka.atlas) else Markdown("Not draw
 # in the space; an interval that holds 0 cannot tell. Untrained networks say how much of it is there before training.
 
 # %% tags=["remove-input"]
-if "zoo" in set(cka.atlas):
-    display(tables.Shown(atlas.blocks(cka), "CKA within and across architectures, with 95 % intervals over networks"))
+tables.Shown(atlas.blocks(cka), "CKA within and across architectures, with 95 % intervals over networks")
 
 # %% [markdown]
 # ## Vision and language

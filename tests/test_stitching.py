@@ -129,6 +129,24 @@ def test_an_untrained_encoder_adds_one_row_per_head(invariance):
     assert table[table.control != "untrained encoder"].reset_index(drop=True).equals(without)
 
 
+def test_several_untrained_encoders_meet_every_head_with_their_own_samples():
+    one = untrained()
+    other = Codes(one.anchors, one.samples[: N // 2], one.targets[: N // 2])
+    several = {"first": one, "second": other}
+    table = of(stitch(classifiers(), accuracy, "affine", untrained=several), "untrained encoder")
+    assert sorted(zip(table.model_a, table.model_b, strict=True)) == [(u, m) for u in several for m in "abc"]
+    assert table.groupby("model_a").n_samples.first().to_dict() == {"first": N, "second": N // 2}
+    alone = of(stitch(classifiers(), accuracy, "affine", untrained=one), "untrained encoder")
+    assert table[table.model_a == "first"].score.tolist() == alone.score.tolist()
+
+
+def test_an_untrained_encoder_whose_codes_are_not_finite_is_refused():
+    broken = untrained()
+    broken.samples[3, 0] = torch.nan
+    with pytest.raises(SpaceError, match=r"^the samples of en hold NaN or infinity"):
+        stitch(classifiers(), accuracy, "affine", untrained={"en": broken})
+
+
 def test_the_sizes_are_those_of_the_encoder():
     table = stitch(classifiers(), accuracy, "affine", untrained=untrained())
     assert table.n_samples.eq(N).all()

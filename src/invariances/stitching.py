@@ -55,7 +55,7 @@ def stitch(
     models: Mapping[str, Stitchable],
     quality: Callable[[torch.Tensor, torch.Tensor], float],
     invariance: str,
-    untrained: Codes | None = None,
+    untrained: Codes | Mapping[str, Codes] | None = None,
     lower_is_better: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -70,8 +70,9 @@ def stitch(
         ``quality(outputs, targets)``, e.g. F1 or mean squared error.
     invariance : str
         A name in `invariances.transforms.INVARIANCES`, or "product".
-    untrained : Codes, optional
-        An untrained encoder of the same width, for the control of that name.
+    untrained : Codes or mapping from names to Codes, optional
+        An untrained encoder of the same width, for the control of that name; several, by name, where one cannot read
+        the samples of all models (of other languages).
     lower_is_better : bool
         Whether `quality` is an error.
     seed : int
@@ -84,7 +85,7 @@ def stitch(
         in the same space, ``retention`` = score / ceiling (ceiling / score for an error), NaN where
         that divides by 0. Controls:
         "self-stitch" (the pair a, a through the same path), "shuffled anchors" (correspondence broken
-        on the encoder's side), "untrained encoder".
+        on the encoder's side), "untrained encoder" (every one in every head).
 
     Raises
     ------
@@ -100,8 +101,9 @@ def stitch(
         raise SpaceError(f"{len(models)} model given; stitching needs at least 2")
     if len({len(model.codes.anchors) for model in models.values()}) > 1:
         raise SpaceError("the models have different numbers of anchors; embed the same anchors with every encoder")
-    for name, model in models.items():
-        _check_codes(name, model.codes)
+    outsiders = {"untrained": untrained} if isinstance(untrained, Codes) else dict(untrained or {})
+    for name, codes in {**{name: model.codes for name, model in models.items()}, **outsiders}.items():
+        _check_codes(name, codes)
     widths = {name: model.codes.samples.shape[1] for name, model in models.items()}
     if invariance in ("absolute", "scale") and len(set(widths.values())) > 1:
         listed = ", ".join(f"{name} {width}" for name, width in widths.items())
@@ -118,7 +120,7 @@ def stitch(
         for name, model in models.items()
     }
     rows = []
-    for a, b, control, codes in _connections(models, invariance, untrained, seed):
+    for a, b, control, codes in _connections(models, invariance, outsiders, seed):
         score = measured(connect(codes, models[b], invariance), codes.targets, f"{a} in the head of {b}")
         kept, of = (ceilings[b], score) if lower_is_better else (score, ceilings[b])
         retention = kept / of if of else math.nan
@@ -138,15 +140,15 @@ def _check_codes(name: str, codes: Codes) -> None:
 
 
 def _connections(
-    models: Mapping[str, Stitchable], invariance: str, untrained: Codes | None, seed: int
+    models: Mapping[str, Stitchable], invariance: str, untrained: Mapping[str, Codes], seed: int
 ) -> Iterator[tuple[str, str, str, Codes]]:
     """Encoder name, head name, control and the encoder's codes, for every connection to score."""
     for a, b in permutations(models, 2):
         yield a, b, "none", models[a].codes
     for name, model in models.items():
         yield name, name, "self-stitch", model.codes
-        if untrained is not None:
-            yield "untrained", name, "untrained encoder", untrained
+        for outsider, codes in untrained.items():
+            yield outsider, name, "untrained encoder", codes
     if invariance in ("absolute", "scale"):
         return
     order = np.random.default_rng(seed).permutation(len(next(iter(models.values())).codes.anchors))

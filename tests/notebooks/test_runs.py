@@ -59,6 +59,11 @@ def test_every_pair_is_there_once_with_its_null(executed):
         assert not real.duplicated(["row", "invariance", "model_a", "model_b"]).any()
         assert set(frame.control) == {"none", "self-stitch", "untrained encoder", "shuffled anchors"}
         assert real.score.notna().all()
+        untrained = frame[frame.control == "untrained encoder"]
+        assert set(untrained.groupby(["row", "invariance"]).groups) == set(real.groupby(["row", "invariance"]).groups)
+        crossing = untrained[untrained.row == "Amazon (Cross-lingual)"]
+        assert (crossing.model_a == "untrained " + crossing.group_a).all()
+        assert set(crossing[crossing.group_a != crossing.group_b].model_b) == set(crossing.model_b)
     else:
         assert not frame.duplicated(["row", "reference", "invariance", "model_a", "model_b"]).any()
         control = {"same initialization"} if section == "training" else set()

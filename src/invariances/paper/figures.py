@@ -126,8 +126,9 @@ def stitching(frame: pd.DataFrame) -> Figure:
             spread = x + np.linspace(-0.15, 0.15, len(own))
             ax.plot(spread, own.retention, "o", color="C0", markersize=3.5, alpha=0.45, label="pairs of models")
             for control, style in (("self-stitch", "-"), ("shuffled anchors", ":"), ("untrained encoder", "-.")):
-                level = part[(part.control == control) & (part.invariance == space)].retention.mean()
-                if level == level:
+                same = part[(part.control == control) & (part.invariance == space)]
+                if len(same):
+                    level = (same if control == "self-stitch" else across_groups(same)).retention.mean()
                     ax.plot([x - 0.35, x + 0.35], [level] * 2, style, color="0.35", linewidth=1.3, label=control)
         ax.axhline(1, color="0.8", linewidth=1, zorder=0)
         ax.set(title=row, ylabel="share of the ceiling kept")

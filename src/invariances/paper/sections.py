@@ -27,6 +27,8 @@ from invariances.zoo.training import ANCHOR_POOL, Trained
 
 UNTRAINED = 3
 """Untrained models per group, at most: the reference that alignment is read against."""
+UNTRAINED_NAME = "untrained"
+"""What an untrained encoder is called among those that are stitched; its language follows, if it has one."""
 SWAPPED = {"model_a": "model_b", "model_b": "model_a"}
 SHARED = "shared 0"
 """The name of the initial weights that the conditions of a training row share, in its control."""
@@ -343,20 +345,28 @@ def _stitch_row(result: RowResult, settings: Settings) -> pd.DataFrame:
     """All ordered pairs in every space; a fitted map leaves the absolute head untouched."""
     task = result.planned.groups[0].variant.task
     measure = "mse" if task == "reconstruction" else "f1"
-    crosses = len({group.prepared.key for group in result.planned.groups}) > 1
 
     def score(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return training.quality(task, outputs, targets)[measure]
 
-    # languages have their own test sets, so one untrained encoder cannot serve all heads
-    outsider = None if crosses else codes(result.planned, *next(iter(result.untrained.items())))
-    frames = []
+    frames, outsiders = [], _outsiders(result)
     for invariance in result.planned.row.spaces:
         pieces = stitchables(result, invariance)
-        frames.append(stitch(pieces, score, invariance, outsider, lower_is_better=task == "reconstruction"))
+        frames.append(stitch(pieces, score, invariance, outsiders, lower_is_better=task == "reconstruction"))
     stitched = pd.concat(frames, ignore_index=True).assign(metric=measure)
     stitched = stitched.merge(_alignments(result), "left", ["model_a", "model_b", "invariance", "control"])
     return _described(stitched, result.planned, settings)
+
+
+def _outsiders(result: RowResult) -> dict[str, Codes]:
+    """An untrained encoder for every head; one of each language, where models read their own."""
+    groups = result.planned.groups
+    crosses = len({group.prepared.key for group in groups}) > 1
+    firsts = {group.variant.label: next(iter(group.untrained)) for group in (groups if crosses else groups[:1])}
+    return {
+        f"{UNTRAINED_NAME} {label}" if crosses else UNTRAINED_NAME: codes(result.planned, name, result.untrained[name])
+        for label, name in firsts.items()
+    }
 
 
 def _alignments(result: RowResult) -> pd.DataFrame:
@@ -417,12 +427,12 @@ def _described(frame: pd.DataFrame, planned: PlannedRow, settings: Settings) -> 
     labels = {
         name: group.variant.label
         for group in planned.groups
-        for name in [*group.recipes, *group.untrained, *group.shared]
+        for name in [*group.recipes, *group.untrained, *group.shared, f"{UNTRAINED_NAME} {group.variant.label}"]
     }
     titles = ", ".join(dict.fromkeys(group.prepared.title for group in planned.groups))
     first = planned.groups[0].prepared
     said = {"section": settings.section, "row": planned.row.name}
-    groups = {f"group_{end}": frame[f"model_{end}"].map(labels).fillna("untrained") for end in "ab"}
+    groups = {f"group_{end}": frame[f"model_{end}"].map(labels).fillna(UNTRAINED_NAME) for end in "ab"}
     sizes = {"data": titles, "source": first.source, "n_train": first.n_train, "profile": settings.profile}
     front = pd.DataFrame(said, index=frame.index)
     return pd.concat([front, frame.assign(**groups, **sizes)], axis=1)

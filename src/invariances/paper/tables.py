@@ -99,11 +99,11 @@ def stitching(frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> 
 def _stitched(own: pd.DataFrame) -> dict[str, str]:
     factor = 1000 if own.metric.iloc[0] == "mse" else 100
     real = across_groups(own[own.control == "none"])
-    controls = {
-        name: own[own.control == name].score.mean() for name in ("self-stitch", "shuffled anchors", "untrained encoder")
-    }
-    null = controls["shuffled anchors"]
-    null = controls["untrained encoder"] if math.isnan(null) else null
+    itself = own[own.control == "self-stitch"].score.mean()
+    shuffled, untrained = (
+        across_groups(own[own.control == name]).score.mean() for name in ("shuffled anchors", "untrained encoder")
+    )
+    null = untrained if math.isnan(shuffled) else shuffled
     span = interval(real, "score", groups_of(real))
     ceiling, score = real.ceiling.mean(), real.score.mean()
     first = real.iloc[0]
@@ -112,14 +112,14 @@ def _stitched(own: pd.DataFrame) -> dict[str, str]:
         "Ceiling": f"{factor * ceiling:.2f}",
         "Measured": f"{factor * span.mean:.2f} ± {factor * span.std:.2f}",
         "95 % interval": _interval(span, factor, digits=2),
-        "Self-stitch": _number(factor * controls["self-stitch"]),
-        "Shuffled anchors": _number(factor * controls["shuffled anchors"]),
-        "Untrained encoder": _number(factor * controls["untrained encoder"]),
-        "Calibrated": _number((score - null) / (ceiling - null)) if null == null else "-",
+        "Self-stitch": _number(factor * itself),
+        "Shuffled anchors": _number(factor * shuffled),
+        "Untrained encoder": _number(factor * untrained),
+        "Calibrated": _number((score - null) / (ceiling - null)),
         "Retention": _number(real.retention.mean()),
         "Models": str(real.model_a.nunique()),
         "Data": _data(first, f"{first.n_anchors} anchors, {first.n_samples:,} scored"),
-        "Note": "; ".join(filter(None, (span.note, "" if null == null else "no null: absolute, across test sets"))),
+        "Note": span.note,
     }
 
 

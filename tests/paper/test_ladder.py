@@ -276,3 +276,51 @@ def test_the_spectrum_is_drawn_relative_to_its_mean():
     np.testing.assert_allclose(solid.get_ydata(), own.value / own.value.mean())
     assert ax.get_ylim()[0] == 0
     assert ax.get_ylim()[1] > solid.get_ydata().max()
+
+
+# All sections ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sections_together():
+    """A rotation among seeds, a general map among architectures, nothing in common among training procedures."""
+    kinds = {"initialization": "orthogonal", "architecture": "affine", "training": "none"}
+    return {
+        section: pd.concat([as_section(ladders(kind, seed=seed).frame, f"{kind} {seed}") for seed in range(2)])
+        for section, kind in kinds.items()
+    }
+
+
+def test_the_planted_structure_of_every_factor_is_named_together(sections_together):
+    pages = ladder.pages(sections_together)
+    rotation, affine, none = pages["structure_by_factor"].splitlines()
+    assert rotation.startswith("- **Invariances to initialization**, 2 rows: rotation in 2. ")
+    assert affine.startswith("- **Invariances to architecture**, 2 rows: affine in 2. ")
+    assert none.startswith("- **Invariances to training modality**, 2 rows: none in 2. ")
+    _, _, *lines = pages["structure"].splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith("| [orthogonal 0](results/initialization.ipynb) | rotation | ")
+    assert all("| made; 150 anchors, 500 scored |" in line for line in lines)
+    for section, frame in sections_together.items():
+        pairs = frame[(frame.model_a != ladder.ALL) & (frame.rung == "affine")]
+        means = pairs.groupby("row").explained.mean()
+        said = next(s for s in pages["structure_by_factor"].splitlines() if ladder.TITLES[section] in s)
+        assert f"affine {means.min():z.2f} to {means.max():z.2f}." in said
+
+
+def test_the_figure_of_all_sections_draws_each_mean_and_says_each_choice(sections_together):
+    drawn = ladder.overview(sections_together)
+    assert not plt.get_fignums()
+    for ax, (section, frame) in zip(drawn.axes, sections_together.items(), strict=True):
+        assert ladder.TITLES[section] in ax.get_title(loc="left")
+        assert {text.get_text() for text in ax.texts} == {
+            ladder.named(v) for v in frame.verdict[frame.model_a == ladder.ALL]
+        }
+        (affine,) = (line for line in ax.lines if line.get_label() == "affine")
+        pairs = frame[(frame.model_a != ladder.ALL) & (frame.rung == "affine")]
+        assert sorted(affine.get_xdata()) == pytest.approx(sorted(pairs.groupby("row").explained.mean()))
+
+
+def test_a_map_that_explains_less_than_is_drawn_stands_at_the_edge(sections_together):
+    (identity,) = (line for line in ladder.overview(sections_together).axes[2].lines if line.get_label() == "identity")
+    assert list(identity.get_xdata()) == [ladder.LOWEST] * 2

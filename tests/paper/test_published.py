@@ -103,6 +103,11 @@ def test_the_findings_follow_from_the_csv_of_the_sections(tmp_path):
         assert (BOOK / "findings" / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8")
 
 
+def test_the_page_on_structure_follows_from_the_ladders_of_the_sections():
+    for name, text in ladder.pages(ladder.read(RESULTS)).items():
+        assert (BOOK / "beyond" / f"{name}.md").read_text(encoding="utf-8") == text, name
+
+
 def test_the_tables_on_definitions_follow_from_their_csv():
     for name, text in definitions.pages(BOOK / "definitions").items():
         assert (BOOK / "definitions" / f"{name}.md").read_text(encoding="utf-8") == text, name

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +22,8 @@ from matplotlib.ticker import MaxNLocator
 
 from invariances import discovery
 from invariances.pairs import Interval, difference, interval
-from invariances.paper.claims import groups_of
+from invariances.paper.claims import ALIGNED, groups_of
+from invariances.paper.rows import TITLES
 from invariances.paper.saved import save
 from invariances.paper.sections import RowResult, Study, _described, _spaces
 from invariances.report import DELTA, WEAK, Verdict
@@ -42,6 +43,8 @@ NAMES = {"constant": "none", "orthogonal": "rotation", "orthogonal+translation":
 """How tables and figures call a class of maps, where not by its own name."""
 LOWEST = -0.5
 """Where the figure ends: a map into a wrong place explains less than nothing."""
+STEPS = {"identity": ("X", "0.5"), "orthogonal": ("o", "C0"), "similarity": ("s", "C1"), "affine": ("D", "C2")}
+"""The classes that the figure of all sections shows: as they are, turned, rescaled as well, anything linear."""
 
 
 class Ladders(NamedTuple):
@@ -246,6 +249,93 @@ def _notes(each: pd.DataFrame, span: Interval) -> str:
     return "; ".join(
         filter(None, (span.note, "widths differ: all classes but affine zero-pad the narrower space" if padded else ""))
     )
+
+
+# All sections ----------------------------------------------------------------------------------
+
+
+def write(results: str | Path, into: str | Path) -> None:
+    """Write what the ladders of all sections say together: a sentence a factor, a table of all rows, and a figure.
+
+    Parameters
+    ----------
+    results : path
+        The folder of ``<section>_ladder.csv``.
+    into : path
+        Gets ``structure_by_factor.md``, ``structure.md`` and ``structure.png``.
+    """
+    frames, into = read(results), Path(into)
+    into.mkdir(parents=True, exist_ok=True)
+    for name, text in pages(frames).items():
+        (into / f"{name}.md").write_text(text, encoding="utf-8")
+    overview(frames).savefig(into / "structure.png", dpi=110)
+
+
+def read(results: str | Path) -> dict[str, pd.DataFrame]:
+    """The ladders of all sections that have one, by section."""
+    return {section: pd.read_csv(Path(results) / f"{section}_ladder.csv") for section in ALIGNED}
+
+
+def pages(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """What the ladder answers for every factor that models differ in, as Markdown by file: sentences, and all rows.
+
+    Parameters
+    ----------
+    frames : mapping from sections to DataFrame
+        As saved in ``<section>_ladder.csv``.
+    """
+    tables = {section: table(frame) for section, frame in frames.items()}
+    sentences = [_sentence(TITLES[section], frames[section], rows) for section, rows in tables.items()]
+    columns = ["Structure of T", *(f"Explained by {named(rung)}" for rung in STEPS), "Affine beyond similarity"]
+    columns += ["Singular values, largest / smallest", "Models", "Data"]
+    lines = [f"| Row | {' | '.join(columns)} |", "| --- " * (1 + len(columns)) + "|"]
+    for section, rows in tables.items():
+        for line in rows.to_dict("records"):
+            cells = [f"[{line['Row']}](results/{section}.ipynb)", *(line[column] for column in columns)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return {"structure_by_factor": "\n".join(sentences) + "\n", "structure": "\n".join(lines) + "\n"}
+
+
+def _sentence(title: str, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
+    counts = rows["Structure of T"].value_counts()
+    pairs = frame[frame.model_a != ALL]
+    means = pairs[pairs.rung.isin(STEPS)].groupby(["rung", "row"]).explained.mean()
+    spans = [
+        f"{named(rung)} {means[rung].min():z.2f} to {means[rung].max():z.2f}" for rung in STEPS if rung != "identity"
+    ]
+    named_rows = ", ".join(f"{name} in {count}" for name, count in counts.items())
+    return (
+        f"- **{title}**, {len(rows)} rows: {named_rows}. Share of the variance explained, by row: {', '.join(spans)}."
+    )
+
+
+def overview(frames: Mapping[str, pd.DataFrame]) -> Figure:
+    """Explained variance by some classes of maps, a line for every row of all sections, and what the ladder chose."""
+    heights = [frame.row.nunique() for frame in frames.values()]
+    size = (8.4, 1.2 + 0.34 * sum(heights))
+    drawn, axes = plt.subplots(
+        len(frames), 1, figsize=size, sharex=True, height_ratios=heights, layout="constrained", squeeze=False
+    )
+    for (section, frame), ax in zip(frames.items(), axes.flat, strict=True):
+        rows = list(frame.row.drop_duplicates())
+        pairs, whole = frame[frame.model_a != ALL], frame[(frame.model_a == ALL) & frame.chosen]
+        means = pairs.groupby(["rung", "row"]).explained.mean().clip(lower=LOWEST)
+        for rung, (marker, color) in STEPS.items():
+            y = [rows.index(row) for row in means[rung].index]
+            ax.plot(means[rung], y, marker, color=color, markersize=6, alpha=0.8, label=named(rung))
+        for line in whole.itertuples():
+            ax.annotate(named(line.verdict), (1.04, rows.index(line.row)), va="center", fontsize=8.5)
+        ax.axvline(0, color="0.6", linewidth=1)
+        ax.set_yticks(range(len(rows)), rows)
+        ax.set(xlim=(LOWEST - 0.05, 1.4), ylim=(len(rows) - 0.5, -0.5))
+        ax.set_title(f"{TITLES[section]} (right: what the ladder chose)", fontsize=10, loc="left")
+        ax.grid(color="0.93")
+        ax.set_axisbelow(True)
+    axes.flat[-1].set_xticks(np.arange(-0.4, 1.01, 0.2))
+    axes.flat[-1].set_xlabel(f"explained variance, held out (below {LOWEST:g}: drawn there)")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return _closed(drawn)
 
 
 # The figures -----------------------------------------------------------------------------------

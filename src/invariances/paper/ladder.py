@@ -320,9 +320,9 @@ def overview(frames: Mapping[str, pd.DataFrame]) -> Figure:
         rows = list(frame.row.drop_duplicates())
         pairs, whole = frame[frame.model_a != ALL], frame[(frame.model_a == ALL) & frame.chosen]
         means = pairs.groupby(["rung", "row"]).explained.mean().clip(lower=LOWEST)
-        for rung, (marker, color) in STEPS.items():
-            y = [rows.index(row) for row in means[rung].index]
-            ax.plot(means[rung], y, marker, color=color, markersize=6, alpha=0.8, label=named(rung))
+        for aside, (rung, (marker, color)) in zip(np.linspace(-0.24, 0.24, len(STEPS)), STEPS.items(), strict=True):
+            y = [rows.index(row) + aside for row in means[rung].index]
+            ax.plot(means[rung], y, marker, color=color, markersize=5, alpha=0.8, label=named(rung))
         for line in whole.itertuples():
             ax.annotate(named(line.verdict), (1.04, rows.index(line.row)), va="center", fontsize=8.5)
         ax.axvline(0, color="0.6", linewidth=1)

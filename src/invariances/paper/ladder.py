@@ -286,13 +286,20 @@ def pages(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     """
     tables = {section: table(frame) for section, frame in frames.items()}
     sentences = [_sentence(TITLES[section], frames[section], rows) for section, rows in tables.items()]
-    columns = ["Structure of T", *(f"Explained by {named(rung)}" for rung in STEPS), "Affine beyond similarity"]
-    columns += ["Singular values, largest / smallest", "Models", "Data"]
-    lines = [f"| Row | {' | '.join(columns)} |", "| --- " * (1 + len(columns)) + "|"]
+    explained = {f"Explained by {named(rung)}": f"By {named(rung)}" for rung in STEPS}
+    columns = [
+        "Structure of T",
+        *explained,
+        "Affine beyond similarity",
+        "Singular values, largest / smallest",
+        "Models",
+    ]
+    titles = [explained.get(column, column) for column in columns]
+    lines = [f"| Row | {' | '.join(titles)} | Data |", "| --- " * (2 + len(columns)) + "|"]
     for section, rows in tables.items():
         for line in rows.to_dict("records"):
             cells = [f"[{line['Row']}](results/{section}.ipynb)", *(line[column] for column in columns)]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(f"| {' | '.join(cells)} | {line['Data'].partition(';')[0]} |")
     return {"structure_by_factor": "\n".join(sentences) + "\n", "structure": "\n".join(lines) + "\n"}
 
 

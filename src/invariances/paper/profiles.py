@@ -114,6 +114,7 @@ PROFILES: dict[str, Profile] = {
             ),
             fewer_seeds={
                 "initialization": {
+                    "DBpedia": 5,
                     "MNIST, reconstruction": 5,
                     "Fashion-MNIST, reconstruction": 5,
                     "CIFAR-10, reconstruction": 5,
@@ -121,7 +122,7 @@ PROFILES: dict[str, Profile] = {
                 },
                 "architecture": {"": 5, "ViT-Small vs ViT-Base": 3},
                 "training": {"": 5, "ImageNet: Aug Light vs Heavy": 4, "Amazon Reviews: Batch 32 vs 128": 4},
-                "stitching": {"": 5, "Amazon (Cross-lingual)": 3, "MNIST, classification": 10},
+                "stitching": {"": 5, "Amazon (Cross-lingual)": 2, "MNIST, classification": 10},
             },
         ),
         Profile(

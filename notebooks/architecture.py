@@ -53,11 +53,11 @@ tables.Shown(tables.models(study.models), "How well the models do their own task
 #
 # *Measured* is the mean ± standard deviation over pairs of models, the form of the paper's table. The interval
 # is over models, since pairs share models. *Null* is the expected score when the samples of one side are
-# shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks of the
-# same kind, *itself* that of a model with itself: the most that an invariance can show. *Calibrated* is 0 at the null
-# and 1 for perfect agreement. Raw and scale coincide under cosine by definition, since cosine ignores the length of a
-# vector. Relative and affine scores are cosines in different spaces; which is higher says little about T, and
-# [](../definitions.md) shows why.
+# shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks (at most
+# three of each kind), *itself* that of a model with itself: the most that an invariance can show. *Calibrated* is 0 at
+# the null and 1 for perfect agreement; untrained codes point nearly one way, so read their calibrated score alone.
+# Raw and scale coincide under cosine by definition, since cosine ignores the length of a vector. Relative and affine
+# scores are cosines in different spaces; which is higher says little about T, and [](../definitions.md) shows why.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.alignment("architecture", results, study.not_run), "Alignment across architectures, reported and measured")
@@ -71,7 +71,8 @@ figures.alignment(study)
 # Pairs across the two architectures beside pairs within the first and within the second (in the order of the row's
 # name), calibrated, with a 95 % interval over models. *Across minus within* is the score across less the mean of the
 # two within. It has no interval: what a single model does to all its pairs cancels in it. Instead *p, relabelled* is the
-# share of all ways to deal the same models to two architectures that part them at least as much.
+# share of all ways to deal the same models to two architectures that part them at least as much: with three models of
+# each it cannot be below 2/20, with five not below 2/252, and several cells are tested at once.
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Calibrated alignment by invariance, one panel per row: pairs within the first architecture, across and within the second in three colours, with intervals over models as bars"}}
 display(
@@ -95,8 +96,9 @@ display(*atlas.figures_zoo(cka))
 
 # %% [markdown]
 # Blocks on the diagonal are what the paper describes. Whether they stand out is a number: the mean over pairs of one
-# architecture minus the mean over pairs of two, with its 95 % interval over networks. Above 0, the architecture shows
-# in the space; an interval that holds 0 cannot tell. Untrained networks say how much of it is there before training.
+# architecture minus the mean over pairs of two. Its 95 % interval over networks sets each pair across against what its
+# two networks say of their own blocks. Above 0, the architecture shows in the space; an interval that holds 0 cannot
+# tell. Untrained networks, in brackets how many, say how much of it is there before training.
 
 # %% tags=["remove-input"]
 tables.Shown(atlas.blocks(cka), "CKA within and across architectures, with 95 % intervals over networks")

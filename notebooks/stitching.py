@@ -50,8 +50,9 @@ Markdown(tables.banner(results))
 #
 # Every model has initial weights and an order of samples of its own, in every language too: encoders that start from the
 # same weights stitch by accident. The reviews' encoders first learn their language by guessing masked tokens, over
-# reviews and over captions that are neither anchors nor scored; then they learn all five stars. Fitted maps use the
-# absolute models as they are and leave the head untouched.
+# reviews and over captions that are neither anchors nor scored; then they learn all five stars. Their anchors are no
+# reviews, which have no counterpart in other languages, but captions of Multi30k, each in all three languages. Fitted
+# maps use the absolute models as they are and leave the head untouched.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.models(study.models), "How well the models do their own task, on the test split")
@@ -59,14 +60,15 @@ tables.Shown(tables.models(study.models), "How well the models do their own task
 # %% [markdown]
 # ## Reported and measured
 #
-# All ordered pairs of different models; across languages only for Amazon Reviews. *Ceiling* is the same head on its own
-# encoder, in the same space; the paper's "non-stitched" column is the ceiling of the absolute space throughout.
+# All ordered pairs of different models; where a row has several languages or architectures, across these alone, and so
+# are the controls. *Ceiling* is the same head on its own encoder, in the same space; the paper's "non-stitched" column is
+# the ceiling of the absolute space throughout.
 # Three controls stand beside it: *self-stitch* connects a model with itself by the same path, *shuffled anchors* breaks
 # the correspondence of the anchors, *untrained encoder* connects a network that has learnt nothing.
 # *Calibrated* is 0 at the null (shuffled anchors, or the untrained encoder where a space has no anchors) and 1 at the
 # ceiling. *Retention* is the share of the ceiling that is kept (for errors: ceiling divided by error). It can exceed 1:
-# a head answers better to an encoder that tells more than its own. It means little where a ceiling is close to
-# guessing: see the models above. Reported errors are read as MSE ×10⁻³, as the lineage's code prints them. A head on
+# a head answers better to an encoder that tells more than its own, or by chance. It means little where a ceiling is
+# close to guessing: see the models above. Reported errors are read as MSE ×10⁻³, as the lineage's code prints them. A head on
 # frozen encoders has a ceiling of its own; compare a space with its own ceiling, and ceilings with one another to see
 # what a space costs before anything is stitched.
 
@@ -101,6 +103,11 @@ if not pictures:
 # mixes architectures or optimizers, pairs that align equally badly can go either way: a better encoder in the head of a
 # weaker model keeps more than 1, a weaker one in the head of a better model less. Such a cloud bends to one side, and a
 # rank correlation says less than the eye.
+#
+# Rows of several groups (languages, architectures, optimizers) hold pairs of one group, too. Where these align and
+# stitch better than pairs across, that alone makes a correlation. *Within groups* is the p of the same correlation if
+# labels are dealt anew among the models of each group alone. The rule of the finding, which was written before, does
+# not ask for it.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.prediction(results), "Rank correlation of alignment with the share of the ceiling that stitching keeps")

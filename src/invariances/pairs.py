@@ -380,6 +380,7 @@ def rank_prediction(
     alignment_value: str = "score",
     retention_value: str = "retention",
     groups: Groups | None = None,
+    strata: Sequence[Sequence[str]] = (),
     draws: int = 999,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -387,7 +388,7 @@ def rank_prediction(
 
     Pairs that share a model are not independent, so that the usual p of a rank correlation is
     significant far too often. Here models are relabelled: rows and columns of the alignment matrix
-    are permuted by one and the same permutation (within each group, where there are two), and p is
+    are permuted by one and the same permutation (within each group or stratum, where there are some), and p is
     the share of relabellings with a correlation at least as strong, either sign. All relabellings
     are tried where there are at most 720 (6 models), else `draws` are drawn and
     p = (b + 1) / (draws + 1).
@@ -413,6 +414,9 @@ def rank_prediction(
         The columns to correlate.
     groups : two sequences of model names, optional
         Only pairs across the two groups count.
+    strata : sequence of sequences of model names, optional
+        All pairs count, but models are relabelled within these alone: architectures or languages that differ in
+        both alignment and retention make a correlation by themselves. Every model is in one of them.
     draws : int
     seed : int
         Draws the relabellings, the same for each line.
@@ -430,8 +434,8 @@ def rank_prediction(
     Raises
     ------
     SpaceError
-        If a column is missing, a pair occurs more than once within a combination, or a model of
-        `groups` is not in the tables.
+        If a column is missing, a pair occurs more than once within a combination, a model of
+        `groups` is not in the tables, one of the tables is not in `strata`, or both are given.
 
     References
     ----------
@@ -440,7 +444,9 @@ def rank_prediction(
     """
     if isinstance(by, str):
         raise SpaceError(f"by is {by!r}; give a list of column names")
-    by = list(by)
+    by, strata = list(by), [list(stratum) for stratum in strata]
+    if groups is not None and strata:
+        raise SpaceError("groups and strata are given; give groups to count pairs across them alone, else strata")
     check_whole(draws, "draws", 19)
     check_whole(seed, "seed")
     for name, table in (("alignment", alignment), ("retention", retention)):
@@ -456,7 +462,7 @@ def rank_prediction(
             (table[(table[by] == list(key)).all(axis=1)] if by else table, value)
             for table, value in ((alignment, alignment_value), (retention, retention_value))
         ]
-        found = _predict(sides, groups, draws, seed)
+        found = _predict(sides, groups, strata, draws, seed)
         lines.append(dict(zip(by, key, strict=True)) | found)
     return pd.DataFrame(lines, columns=[*by, *PREDICTION_COLUMNS])
 
@@ -468,7 +474,9 @@ def _combinations(first: pd.DataFrame, second: pd.DataFrame, by: list[str]) -> l
     return list(pd.concat([first[by], second[by]]).drop_duplicates().itertuples(index=False, name=None))
 
 
-def _predict(sides: list[tuple[pd.DataFrame, str]], groups: Groups | None, draws: int, seed: int) -> dict:
+def _predict(
+    sides: list[tuple[pd.DataFrame, str]], groups: Groups | None, strata: list[list[str]], draws: int, seed: int
+) -> dict:
     """One line of the result."""
     line = dict.fromkeys(PREDICTION_COLUMNS, math.nan) | {"n_models": 0, "n_pairs": 0, "testable": False}
     for (table, value), name in zip(sides, ("alignment", "retention"), strict=True):
@@ -477,9 +485,10 @@ def _predict(sides: list[tuple[pd.DataFrame, str]], groups: Groups | None, draws
     (x, x_ordered), (y, y_ordered) = (_directed(*side) for side in sides)
     names = [name for name in x.index if name in set(y.index)]
     members = [names]
-    if groups is not None:
-        members = [[name for name in group if name in set(names)] for group in _checked(groups, [*x.index, *y.index])]
-        names = [name for group in members for name in group]
+    if groups is not None or strata:
+        parts = _checked(groups, [*x.index, *y.index]) if groups is not None else _strata(strata, names)
+        members = [[name for name in part if name in set(names)] for part in parts]
+        names = [name for part in members for name in part]
     x, y = (side.loc[names, names].to_numpy() for side in (x, y))
     if groups is not None:
         within = np.zeros((len(names), len(names)), dtype=bool)
@@ -508,6 +517,15 @@ def _predict(sides: list[tuple[pd.DataFrame, str]], groups: Groups | None, draws
         "held_out_mae": mae,
         "held_out_mae_mean": mae_mean,
     }
+
+
+def _strata(strata: list[list[str]], names: Sequence[str]) -> list[list[str]]:
+    named = [name for stratum in strata for name in stratum]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise SpaceError(f"strata hold {_listed(twice)} twice; put every model into one of them")
+    if absent := [name for name in names if name not in set(named)]:
+        raise SpaceError(f"strata lack {_listed(absent)}; put every model of the tables into one of them")
+    return strata
 
 
 def _untestable(x: np.ndarray, y: np.ndarray, sizes: list[int]) -> str:

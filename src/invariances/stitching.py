@@ -25,6 +25,8 @@ from invariances.transforms import INVARIANCES, transform_named
 
 COLUMNS = ["model_a", "model_b", "invariance", "control", "score", "ceiling", "retention", "n_samples", "n_anchors"]
 """Columns of the table that `stitch` returns; ``control`` is "none" for a real pair."""
+UNTRAINED = "untrained"
+"""The name of an untrained encoder in the table, where one serves all heads."""
 PRODUCT = "product"
 """The connection whose heads start with a `invariances.product.Product`."""
 
@@ -90,7 +92,8 @@ def stitch(
     Raises
     ------
     SpaceError
-        If there are fewer than two models, or the models have different numbers of anchors.
+        If there are fewer than two models, encoders have different numbers of anchors, or an untrained one has the
+        name of a model.
     """
     if not isinstance(invariance, str) or invariance not in (*INVARIANCES, PRODUCT):
         raise SpaceError(f"unknown invariance {invariance!r}; choose from {', '.join((*INVARIANCES, PRODUCT))}")
@@ -99,12 +102,13 @@ def stitch(
         raise SpaceError("models is no mapping from names to Stitchable; give the codes and the head of each model")
     if len(models) < 2:
         raise SpaceError(f"{len(models)} model given; stitching needs at least 2")
-    if len({len(model.codes.anchors) for model in models.values()}) > 1:
+    outsiders = _outsiders(untrained, models)
+    encoders = {name: model.codes for name, model in models.items()} | outsiders
+    if len({len(codes.anchors) for codes in encoders.values()}) > 1:
         raise SpaceError("the models have different numbers of anchors; embed the same anchors with every encoder")
-    outsiders = {"untrained": untrained} if isinstance(untrained, Codes) else dict(untrained or {})
-    for name, codes in {**{name: model.codes for name, model in models.items()}, **outsiders}.items():
+    for name, codes in encoders.items():
         _check_codes(name, codes)
-    widths = {name: model.codes.samples.shape[1] for name, model in models.items()}
+    widths = {name: codes.samples.shape[1] for name, codes in encoders.items()}
     if invariance in ("absolute", "scale") and len(set(widths.values())) > 1:
         listed = ", ".join(f"{name} {width}" for name, width in widths.items())
         raise SpaceError(f"the encoders differ in width, {listed}; choose relative or a fitted map")
@@ -127,6 +131,18 @@ def stitch(
         sizes = (len(codes.samples), len(codes.anchors))
         rows.append((a, b, invariance, control, score, ceilings[b], retention, *sizes))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _outsiders(untrained: Codes | Mapping[str, Codes] | None, models: Mapping[str, Stitchable]) -> dict[str, Codes]:
+    """Untrained encoders by name."""
+    named = {UNTRAINED: untrained} if isinstance(untrained, Codes) else {} if untrained is None else untrained
+    if not isinstance(named, Mapping) or not all(isinstance(codes, Codes) for codes in named.values()):
+        raise SpaceError(
+            "untrained is neither Codes nor a mapping from names to Codes; give an untrained encoder's codes"
+        )
+    if both := sorted(named.keys() & models.keys()):
+        raise SpaceError(f"{both[0]} is a model and an untrained encoder; give one of them another name")
+    return dict(named)
 
 
 def _check_codes(name: str, codes: Codes) -> None:

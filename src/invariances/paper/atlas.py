@@ -323,7 +323,8 @@ def blocks(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One line for each architecture and pair of architectures; a model with itself never counts.
+        One line for each architecture and pair of architectures; a model with itself never counts. Untrained
+        networks, whose number stands beside their mean, are too few for an interval.
     """
     return pd.concat([_blocks(part) for _, part in _zoo_parts(frame)], ignore_index=True)
 
@@ -346,10 +347,15 @@ def _blocks(frame: pd.DataFrame) -> pd.DataFrame:
             gap = None if a == b else within_minus_across(matrices[metric], groups[a], groups[b])
             line[f"Within minus across, {title.lower()}"] = _said(gap)
         bare = [groups.get(group + UNTRAINED, []) for group in (a, b)]
-        line["Untrained, debiased"] = _said(block_interval(matrices["cka_debiased"], *bare))
-        line["Models"] = str(len(groups[a])) if a == b else f"{len(groups[a])} + {len(groups[b])}"
+        span = block_interval(matrices["cka_debiased"], *bare)
+        line["Untrained, debiased"] = "-" if span is None else f"{span.mean:.3f} ({_count(*bare)})"  # too few for more
+        line["Models"] = _count(groups[a], groups[b])
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def _count(a: Sequence[str], b: Sequence[str]) -> str:
+    return str(len(a)) if list(a) == list(b) else f"{len(a)} + {len(b)}"
 
 
 def block_interval(matrix: pd.DataFrame, a: Sequence[str], b: Sequence[str]) -> Interval | None:

@@ -7,6 +7,7 @@ section of the paper ends in one (`CLAIMS`), and the paper closes with five that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -284,7 +285,8 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `invariances.pairs.rank_prediction` gives it, with ``supports`` and ``evidence``.
+        As `invariances.pairs.rank_prediction` gives it, with ``supports``, ``evidence`` and, where models are of
+        several groups, ``p_within``, for which they are relabelled within these alone; the rule does not ask for it.
     """
     lines = []
     for (row, space), part in frame[frame.control == "none"].groupby(["row", "invariance"], sort=False):
@@ -298,6 +300,12 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
         evidence = (
             f"rho {line['rho']:.2f}, p {line['p']:.3f}" if line["testable"] else f"not testable: {line['reason']}"
         )
+        strata = part.groupby("group_a", sort=False).model_a.unique()
+        line["p_within"], line["within"] = math.nan, ""
+        if len(strata) > 1 and line["testable"]:
+            inner = rank_prediction(part, part, alignment_value="alignment_calibrated", strata=strata).iloc[0]
+            line["p_within"], line["within"] = inner.p, f"p {inner.p:.3f}" if inner.testable else "too few models"
+            evidence += f"; relabelled within groups alone: {line['within']}"
         lines.append({"row": row, "invariance": space, **line, "supports": supports, "evidence": evidence})
     return pd.DataFrame(lines)
 

@@ -18,17 +18,15 @@ from invariances.alignment import align
 from invariances.paper.parameters import ParameterError, Settings
 from invariances.paper.rows import INVARIANCES, ROWS, Row, Variant
 from invariances.paper.saved import save
-from invariances.stitching import Codes, Stitchable, stitch
+from invariances.stitching import UNTRAINED, Codes, Stitchable, stitch
 from invariances.zoo import datasets, heads, pretrained, training, workers
 from invariances.zoo.heads import Head, HeadRecipe
 from invariances.zoo.pretrained import PretrainedError
 from invariances.zoo.recipes import Network, Recipe, Training
 from invariances.zoo.training import ANCHOR_POOL, Trained
 
-UNTRAINED = 3
+REFERENCES = 3
 """Untrained models per group, at most: the reference that alignment is read against."""
-UNTRAINED_NAME = "untrained"
-"""What an untrained encoder is called among those that are stitched; its language follows, if it has one."""
 SWAPPED = {"model_a": "model_b", "model_b": "model_a"}
 SHARED = "shared 0"
 """The name of the initial weights that the conditions of a training row share, in its control."""
@@ -150,7 +148,7 @@ def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
     if networks[0].family != "pretrained":
         bases = [replace(bases[0], seed=seed) for seed in range(seeds)]
     recipes = {f"{variant.label} {i}": recipe for i, recipe in enumerate(bases)}
-    untrained = {f"{variant.label} {i}": recipe.untrained() for i, recipe in enumerate(bases[:UNTRAINED])}
+    untrained = {f"{variant.label} {i}": recipe.untrained() for i, recipe in enumerate(bases[:REFERENCES])}
     relative = {name: replace(recipe, anchors=anchors) for name, recipe in recipes.items()}
     product = {name: _head_recipe(recipe, anchors, settings) for name, recipe in recipes.items()}
     shared = {}
@@ -361,12 +359,12 @@ def _stitch_row(result: RowResult, settings: Settings) -> pd.DataFrame:
 def _outsiders(result: RowResult) -> dict[str, Codes]:
     """An untrained encoder for every head; one of each language, where models read their own."""
     groups = result.planned.groups
-    crosses = len({group.prepared.key for group in groups}) > 1
-    firsts = {group.variant.label: next(iter(group.untrained)) for group in (groups if crosses else groups[:1])}
-    return {
-        f"{UNTRAINED_NAME} {label}" if crosses else UNTRAINED_NAME: codes(result.planned, name, result.untrained[name])
-        for label, name in firsts.items()
+    crosses = bool(groups[0].prepared.n_parallel)
+    firsts = {
+        f"{UNTRAINED} {group.variant.label}" if crosses else UNTRAINED: next(iter(group.untrained))
+        for group in (groups if crosses else groups[:1])
     }
+    return {title: codes(result.planned, name, result.untrained[name]) for title, name in firsts.items()}
 
 
 def _alignments(result: RowResult) -> pd.DataFrame:
@@ -427,13 +425,15 @@ def _described(frame: pd.DataFrame, planned: PlannedRow, settings: Settings) -> 
     labels = {
         name: group.variant.label
         for group in planned.groups
-        for name in [*group.recipes, *group.untrained, *group.shared, f"{UNTRAINED_NAME} {group.variant.label}"]
+        for name in [*group.recipes, *group.untrained, *group.shared, f"{UNTRAINED} {group.variant.label}"]
     }
     titles = ", ".join(dict.fromkeys(group.prepared.title for group in planned.groups))
     first = planned.groups[0].prepared
     said = {"section": settings.section, "row": planned.row.name}
-    groups = {f"group_{end}": frame[f"model_{end}"].map(labels).fillna(UNTRAINED_NAME) for end in "ab"}
-    sizes = {"data": titles, "source": first.source, "n_train": first.n_train, "profile": settings.profile}
+    groups = {f"group_{end}": frame[f"model_{end}"].map(labels).fillna(UNTRAINED) for end in "ab"}
+    n_train = groups["group_a"].map({group.variant.label: group.prepared.n_train for group in planned.groups})
+    n_train = n_train.fillna(first.n_train).astype(int)
+    sizes = {"data": titles, "source": first.source, "n_train": n_train, "profile": settings.profile}
     front = pd.DataFrame(said, index=frame.index)
     return pd.concat([front, frame.assign(**groups, **sizes)], axis=1)
 

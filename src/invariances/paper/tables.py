@@ -118,7 +118,8 @@ def _stitched(own: pd.DataFrame) -> dict[str, str]:
         "Calibrated": _number((score - null) / (ceiling - null)),
         "Retention": _number(real.retention.mean()),
         "Models": str(real.model_a.nunique()),
-        "Data": _data(first, f"{first.n_anchors} anchors, {first.n_samples:,} scored"),
+        "Data": f"{first.data}; {_range(real.n_train)} training samples, {first.n_anchors} anchors, "
+        f"{_range(real.n_samples)} scored",
         "Note": span.note,
     }
 
@@ -137,6 +138,7 @@ def prediction(frame: pd.DataFrame) -> pd.DataFrame:
                 "highest": f"{own.retention.max():.2f}",
                 "Rank correlation": _number(line.rho) if line.testable else "-",
                 "p (models relabelled)": f"{line.p:.3f}" if line.testable else "-",
+                "p (within groups)": line.within.removeprefix("p ") or "-",
                 "R² for held-out models": _number(line.held_out_r2) if line.testable else "-",
                 "Note": line.reason if not line.testable else "",
             }
@@ -160,6 +162,10 @@ def _interval(span: Interval, factor: float = 1.0, digits: int = 2) -> str:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:z.2f}"
+
+
+def _range(sizes: pd.Series) -> str:
+    return f"{sizes.min():,}" if sizes.nunique() == 1 else f"{sizes.min():,} to {sizes.max():,}"
 
 
 def _data(first: pd.Series, sizes: str) -> str:

@@ -50,7 +50,7 @@ def main(
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a core.")] = None,
     into: Annotated[Path, typer.Option(help="Folder for all files.", show_default="book/beyond")] = HERE,
 ) -> None:
-    """Redraw the anchors, combine the similarities, and write the tables and figures of the book's page on both."""
+    """Redraw the anchors, combine the similarities, and write the tables and figures of the book on both."""
     if profile not in beyond.SIZES:
         raise typer.BadParameter(f"unknown profile {profile}; choose from {', '.join(beyond.SIZES)}")
     into.mkdir(parents=True, exist_ok=True)

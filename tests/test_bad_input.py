@@ -556,6 +556,19 @@ CASES = [
         stitched(models={"a": model(targets=[0, 1]), "b": model()}),
         "30 samples, but 2 targets; give one",
     ),
+    ("no codes for untrained", stitched(untrained={"u": 1}), "^untrained is neither Codes nor a mapping from names to"),
+    ("a model for untrained", stitched(untrained=model()), "^untrained is neither Codes nor a mapping from names to"),
+    (
+        "an untrained encoder named as a model",
+        stitched(untrained={"b": model().codes}),
+        "^b is a model and an untrained encoder; give one of them another name",
+    ),
+    ("untrained on other anchors", stitched(untrained=model(anchors=9).codes), "different numbers of anchors; embed"),
+    (
+        "an untrained encoder that no head reads",
+        stitched(untrained=WIDE["b"].codes, invariance="absolute"),
+        "^the encoders differ in width, .*; choose",
+    ),
     ("a quality that is NaN", stitched(lambda *_: math.nan), "^the quality of a unstitched is nan; give a function"),
     (
         "a quality that is a word",

@@ -499,6 +499,42 @@ def test_two_groups_are_relabelled_each_on_its_own():
     assert line.p == pytest.approx(np.mean(every >= every[0] - 1e-9))
 
 
+def test_strata_are_relabelled_each_on_its_own_and_all_pairs_count():
+    x, y = planted(7, 1.0, 3)
+    strata = [names(7)[::2], names(7)[1::2]]
+    line = rank_prediction(unordered(x), ordered(y, "retention"), strata=strata).iloc[0]
+    cells = [(i, j) for i in range(7) for j in range(7) if i != j]
+
+    def rho(order):
+        return spearmanr([x[order[i], order[j]] for i, j in cells], [y[cell] for cell in cells]).statistic
+
+    orders = []
+    for even in permutations((0, 2, 4, 6)):
+        for odd in permutations((1, 3, 5)):
+            order = np.empty(7, int)
+            order[::2], order[1::2] = even, odd
+            orders.append(order)
+    every = np.abs([rho(order) for order in orders])
+    assert (line.n_models, line.n_pairs, line.n_relabellings) == (7, 42, 144)
+    assert line.rho == pytest.approx(rho(range(7)))
+    assert line.rho == pytest.approx(rank_prediction(unordered(x), ordered(y, "retention")).rho[0])
+    assert line.p == pytest.approx(np.mean(every >= abs(rho(range(7))) - 1e-9))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"strata": [names(4)]}, r"^strata lack m04; put every model of the tables into one of them"),
+        ({"strata": [names(5), names(1)]}, r"^strata hold m00 twice; put every model into one of them"),
+        ({"strata": [names(5)], "groups": (names(2), names(5)[2:])}, "^groups and strata are given; give groups"),
+    ],
+)
+def test_strata_that_cannot_be_used_are_refused(given, match):
+    x, y = planted(5, 1.0, 0)
+    with pytest.raises(SpaceError, match=match):
+        rank_prediction(unordered(x), ordered(y, "retention"), **given)
+
+
 def test_many_models_draw_relabellings_by_the_seed():
     x, y = planted(9, 6.0)
     draws = [rank_prediction(unordered(x), ordered(y, "retention"), draws=199, seed=s).iloc[0] for s in (0, 0, 1)]

@@ -285,7 +285,7 @@ def write_pages(profile: str, results: Path) -> None:
     with workers.one_thread():
         findings.write(results, results.parent / "findings")
         definitions.write(results, results.parent / "definitions")
-        ladder.write(results, results.parent / "beyond")
+        ladder.write(results, results.parent / STUDIES["anchors"])
     moments.write(profile, results / "moments")
 
 

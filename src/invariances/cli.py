@@ -147,7 +147,7 @@ def reproduce(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="data, a section, anchors, pages (findings, definitions, budget) or book; may be repeated."),
+        typer.Option(help="data, a section, anchors, pages (findings, definitions, T) or book; may be repeated."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:

@@ -69,6 +69,11 @@ def test_blocks_are_the_means_over_different_models(blocked):
         for form, score in (("Raw", biased_cka), ("Debiased", debiased_cka)):
             mean = np.mean(in_pairs(members, names[a], names[b], score))
             assert float(table[form][block].split()[0]) == pytest.approx(mean, abs=6e-4)
+        bare = [[name for name, member in members.items() if member.group == f"{g}, untrained"] for g in (a, b)]
+        mean = np.mean(in_pairs(members, *bare, debiased_cka))
+        shown, count = table["Untrained, debiased"][block].split(maxsplit=1)
+        assert float(shown) == pytest.approx(mean, abs=6e-4)
+        assert count == ("(4)" if a == b else "(4 + 4)")
     for form, score in (("raw", biased_cka), ("debiased", debiased_cka)):
         within = np.mean([np.mean(in_pairs(members, names[g], names[g], score)) for g in "AB"])
         gap = within - np.mean(in_pairs(members, names["A"], names["B"], score))

@@ -19,7 +19,7 @@ def _pairs(row, scores, groups=("CNN-3",), seeds=6, noise=0.005, profile="laptop
                     value = score + noise * rng.normal()
                     lines.append((row, x, y, group_x, group_y, invariance, value, "trained", profile))
     columns = ["row", "model_a", "model_b", "group_a", "group_b", "invariance", "calibrated", "reference", "profile"]
-    return pd.DataFrame(lines, columns=columns)
+    return pd.DataFrame(lines, columns=columns).assign(score=lambda frame: frame.calibrated / 2)
 
 
 LOW = {"absolute": 0.0, "scale": 0.0}
@@ -41,6 +41,11 @@ TIE = {**LOW, "relative": 0.85, "affine": 0.85}
 def test_initialization_follows_the_planted_scores(mnist, trec, verdict):
     frame = pd.concat([_pairs("MNIST", mnist, noise=0.02), _pairs("TREC", trec, noise=0.02)])
     assert claims.judge("initialization", frame).verdict == verdict
+
+
+def test_scores_that_are_not_calibrated_stand_in_the_evidence():
+    (outcome,) = claims.judge("initialization", _pairs("MNIST", AFFINE_BEST, noise=0)).outcomes
+    assert outcome.evidence == "relative minus affine: -0.100 [-0.100, -0.100]; not calibrated: 0.400 and 0.450"
 
 
 def test_architecture_wants_affine_and_counts_only_pairs_across_groups():

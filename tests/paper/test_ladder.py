@@ -283,44 +283,74 @@ def test_the_spectrum_is_drawn_relative_to_its_mean():
 
 @pytest.fixture(scope="module")
 def sections_together():
-    """A rotation among seeds, a general map among architectures, nothing in common among training procedures."""
-    kinds = {"initialization": "orthogonal", "architecture": "affine", "training": "none"}
-    return {
-        section: pd.concat([as_section(ladders(kind, seed=seed).frame, f"{kind} {seed}") for seed in range(2)])
-        for section, kind in kinds.items()
+    """Rows by what is planted in them, in no order of the alphabet; architectures have one of each kind."""
+    kinds = {
+        "initialization": ("orthogonal", "orthogonal"),
+        "architecture": ("orthogonal+scale", "affine"),
+        "training": ("none", "none"),
     }
+    return {
+        section: pd.concat(
+            [as_section(ladders(kind, seed=i).frame, f"row {9 - i} {kind}") for i, kind in enumerate(pair)]
+        )
+        for section, pair in kinds.items()
+    }
+
+
+def _means(frame, rung):
+    pairs = frame[(frame.model_a != ladder.ALL) & (frame.rung == rung)]
+    return pairs.groupby("row").explained.mean().to_dict()
 
 
 def test_the_planted_structure_of_every_factor_is_named_together(sections_together):
     pages = ladder.pages(sections_together)
-    rotation, affine, none = pages["structure_by_factor"].splitlines()
+    rotation, mixed, none = pages["structure_by_factor"].splitlines()
     assert rotation.startswith("- **Invariances to initialization**, 2 rows: rotation in 2. ")
-    assert affine.startswith("- **Invariances to architecture**, 2 rows: affine in 2. ")
+    assert mixed.startswith("- **Invariances to architecture**, 2 rows: similarity in 1, affine in 1. ")
     assert none.startswith("- **Invariances to training modality**, 2 rows: none in 2. ")
-    _, _, *lines = pages["structure"].splitlines()
-    assert len(lines) == 6
-    assert lines[0].startswith("| [orthogonal 0](results/initialization.ipynb) | rotation | ")
-    assert all(line.endswith(" | 4 | made |") for line in lines)
-    for section, frame in sections_together.items():
-        pairs = frame[(frame.model_a != ladder.ALL) & (frame.rung == "affine")]
-        means = pairs.groupby("row").explained.mean()
-        said = next(s for s in pages["structure_by_factor"].splitlines() if ladder.TITLES[section] in s)
-        assert f"affine {means.min():z.2f} to {means.max():z.2f}." in said
+    header, _, *lines = pages["structure"].splitlines()
+    table = pd.DataFrame([[cell.strip() for cell in line.split("|")[1:-1]] for line in lines])
+    table.columns = [cell.strip() for cell in header.split("|")[1:-1]]
+    table = table.set_index("Row")
+    for section, said in zip(sections_together, (rotation, mixed, none), strict=True):
+        frame = sections_together[section]
+        affine, similarity = _means(frame, "affine"), _means(frame, "similarity")
+        low, high = min(affine.values()), max(affine.values())
+        assert said.endswith(f"affine {low:z.2f} to {high:z.2f}.")
+        for row in affine:
+            line = table.loc[f"[{row}](results/{section}.ipynb)"]
+            assert line["Structure of T"] == ladder.named(PLANTED[row.split()[-1]])
+            assert line["By affine"].startswith(f"{affine[row]:z.2f}")
+            assert line["Affine beyond similarity"].startswith(f"{affine[row] - similarity[row]:z.3f}")
+            assert (line.Models, line.Data) == ("4", "made")
 
 
-def test_the_figure_of_all_sections_draws_each_mean_and_says_each_choice(sections_together):
+def test_the_figure_of_all_sections_draws_each_mean_in_its_row_and_says_its_choice(sections_together):
     drawn = ladder.overview(sections_together)
     assert not plt.get_fignums()
     for ax, (section, frame) in zip(drawn.axes, sections_together.items(), strict=True):
         assert ladder.TITLES[section] in ax.get_title(loc="left")
-        assert {text.get_text() for text in ax.texts} == {
-            ladder.named(v) for v in frame.verdict[frame.model_a == ladder.ALL]
-        }
-        (affine,) = (line for line in ax.lines if line.get_label() == "affine")
-        pairs = frame[(frame.model_a != ladder.ALL) & (frame.rung == "affine")]
-        assert sorted(affine.get_xdata()) == pytest.approx(sorted(pairs.groupby("row").explained.mean()))
+        row_at = {round(y): label.get_text() for y, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)}
+        words = {row_at[round(text.get_position()[1])]: text.get_text() for text in ax.texts}
+        assert words == {row: ladder.named(PLANTED[row.split()[-1]]) for row in frame.row.unique()}
+        for rung in ladder.STEPS:
+            (line,) = (line for line in ax.lines if line.get_label() == ladder.named(rung))
+            at = {row_at[round(y)]: x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
+            expected = {row: max(mean, ladder.LOWEST) for row, mean in _means(frame, rung).items()}
+            assert at == pytest.approx(expected)
+    identity = next(line for line in drawn.axes[0].lines if line.get_label() == "identity")
+    assert list(identity.get_xdata()) == [ladder.LOWEST] * 2, "what explains less than is drawn stands at the edge"
 
 
-def test_a_map_that_explains_less_than_is_drawn_stands_at_the_edge(sections_together):
-    (identity,) = (line for line in ladder.overview(sections_together).axes[2].lines if line.get_label() == "identity")
-    assert list(identity.get_xdata()) == [ladder.LOWEST] * 2
+def test_the_page_is_written_whole_or_says_what_is_missing(sections_together, tmp_path):
+    for section, frame in sections_together.items():
+        frame.to_csv(tmp_path / f"{section}_ladder.csv", index=False)
+        frame.assign(source="made").to_csv(tmp_path / f"{section}.csv", index=False)
+    ladder.write(tmp_path, tmp_path / "page")
+    names = {"structure.md", "structure.png", "structure_banner.md", "structure_by_factor.md"}
+    assert {path.name for path in (tmp_path / "page").iterdir()} == names
+    assert "Smoke size" in (tmp_path / "page" / "structure_banner.md").read_text()
+    (tmp_path / "training_ladder.csv").unlink()
+    with pytest.raises(ValueError, match=r"^there is no training_ladder\.csv .*run the section first"):
+        ladder.write(tmp_path, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -58,6 +58,18 @@ def test_an_explicit_size_that_is_too_large_is_an_error(name, value):
     assert "\n" not in str(error.value)
 
 
+def test_the_head_of_each_language_has_an_untrained_encoder_of_each(monkeypatch):
+    monkeypatch.setattr(sections, "codes", lambda planned, name, model: (name, model))
+    for planned in _plan("stitching"):
+        untrained = {name: f"codes of {name}" for group in planned.groups for name in group.untrained}
+        found = sections._outsiders(SimpleNamespace(planned=planned, untrained=untrained))
+        if planned.row.name == "Amazon (Cross-lingual)":
+            assert found == {f"untrained {x}": (f"{x} 0", f"codes of {x} 0") for x in ("en", "de")}
+        else:
+            first = f"{planned.groups[0].variant.label} 0"
+            assert found == {"untrained": (first, f"codes of {first}")}
+
+
 def test_overrides_reach_the_recipes():
     group = _plan("initialization", datasets="mnist", seeds=4, epochs=1, anchors=50, samples=100)[0].groups[0]
     assert len(group.recipes) == 4

@@ -115,27 +115,31 @@ def highest(frame: pd.DataFrame, expected: dict[str, str]) -> list[Outcome]:
     for row in frame.row.drop_duplicates():
         if row not in expected:
             continue
-        pairs = _calibrated_pairs(frame[(frame.row == row) & (frame.reference == "trained")])
+        trained = frame[(frame.row == row) & (frame.reference == "trained")]
+        pairs = _by_pair(trained, "calibrated")
         if pairs is None or expected[row] not in pairs or pairs.isna().any(axis=None):
             outcomes.append(Outcome(row, None, "a score has no calibration"))
             continue
         others = pairs.drop(columns=expected[row])
         rival = others.mean().idxmax()
         gap = (pairs[expected[row]] - others[rival]).rename("gap").reset_index()
-        span = interval(gap, "gap", groups_of(frame[(frame.row == row) & (frame.reference == "trained")]))
+        span = interval(gap, "gap", groups_of(trained))
         best = {True: expected[row], False: rival, None: ""}[_sign(span)]
-        outcomes.append(Outcome(row, _sign(span), f"{expected[row]} minus {rival}: {describe(span)}", best))
+        bare = _by_pair(trained, "score").mean()
+        said = f"{expected[row]} minus {rival}: {describe(span)}; "
+        said += f"not calibrated: {bare[expected[row]]:.3f} and {bare[rival]:.3f}"
+        outcomes.append(Outcome(row, _sign(span), said, best))
     return outcomes
 
 
-def _calibrated_pairs(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """Calibrated scores with one line per unordered pair and one column per invariance."""
+def _by_pair(frame: pd.DataFrame, value: str) -> pd.DataFrame | None:
+    """Scores, calibrated or not, with one line per unordered pair and one column per invariance."""
     across = frame[frame.group_a != frame.group_b] if frame.group_a.nunique() > 1 else frame
     if across.empty:
         return None
     ends = pd.DataFrame({"model_a": across[["model_a", "model_b"]].min(axis=1)})
     ends["model_b"] = across[["model_a", "model_b"]].max(axis=1)
-    return across.assign(**ends).groupby(["model_a", "model_b", "invariance"]).calibrated.mean().unstack()
+    return across.assign(**ends).groupby(["model_a", "model_b", "invariance"])[value].mean().unstack()
 
 
 def groups_of(frame: pd.DataFrame) -> tuple[list[str], list[str]] | None:
@@ -217,7 +221,7 @@ def pervasive(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
 
 def _uncovered(row: str, part: pd.DataFrame) -> Outcome:
     trained = across_groups(part[part.reference == "trained"])
-    pairs, groups = _calibrated_pairs(trained), groups_of(trained)
+    pairs, groups = _by_pair(trained, "calibrated"), groups_of(trained)
     if pairs is None or pairs[["absolute", "affine"]].isna().any(axis=None):
         return Outcome(row, None, "a score has no calibration")
     gain = interval((pairs.affine - pairs.absolute).rename("gap").reset_index(), "gap", groups)
@@ -239,7 +243,8 @@ def dependent(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
     winners = {outcome.best for outcome in _decided(outcomes)}
     if not winners:
         return outcomes
-    said = f"best where a row can tell: {', '.join(sorted(winners))}"
+    counts = pd.Series([outcome.best for outcome in _decided(outcomes)]).value_counts().sort_index()
+    said = f"best where a row can tell: {', '.join(f'{name} in {count}' for name, count in counts.items())}"
     return [*outcomes, Outcome("no invariance is best in all rows", len(winners) > 1, said)]
 
 
@@ -256,14 +261,19 @@ def communicates(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
 def _near_ceiling(row: str, part: pd.DataFrame) -> Outcome:
     real = across_groups(part[part.control == "none"])
     absolute = real[real.invariance == "absolute"].score.mean()
-    spans = {}
+    kept, spans = "{} keeps {} of the F1", {}
     for space, own in real[real.invariance.isin(["relative", "affine"])].groupby("invariance"):
         if (own.metric == "mse").all():
+            kept = "{} closes {} of the gap"
             own = own.assign(retention=(absolute - own.score) / (absolute - own.ceiling))
         spans[space] = interval(own, "retention", groups_of(own))
     known = [span for span in spans.values() if span.low == span.low]
     supports = any(span.low >= KEPT for span in known) if known else None
-    return Outcome(row, supports, "; ".join(f"{space} keeps {describe(span)}" for space, span in spans.items()))
+    said = [
+        kept.format(space, describe(span)) + (f" ({span.note})" if span in known and span.note else "")
+        for space, span in spans.items()
+    ]
+    return Outcome(row, supports, "; ".join(said))
 
 
 def predicts(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from invariances.paper import saved
 from invariances.paper.claims import (
     ALIGNED,
     FAILS,
@@ -43,15 +44,7 @@ def read(results: str | Path) -> dict[str, pd.DataFrame]:
     ValueError
         If one is missing.
     """
-    frames = {}
-    for section in SECTIONS:
-        path = Path(results) / f"{section}.csv"
-        if not path.is_file():
-            raise ValueError(
-                f"there is no {section}.csv in {results}; run the section first: invariances run {section}"
-            )
-        frames[section] = pd.read_csv(path)
-    return frames
+    return {section: saved.read(section, results) for section in SECTIONS}
 
 
 def write(results: str | Path, into: str | Path) -> dict[int, Verdict]:

@@ -1,4 +1,4 @@
-"""What structure T has: the ladder of maps for every row of a section, and the singular values of T.
+"""What structure T has: the ladder of maps for every row of a section and of all, and the singular values of T.
 
 Cosine scores under different invariances live in different spaces and do not say which map relates
 two models. The ladder does: its maps end in one and the same space, where the variance that they
@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from invariances import discovery
 from invariances.pairs import Interval, difference, interval
+from invariances.paper import saved, tables
 from invariances.paper.claims import ALIGNED, groups_of
 from invariances.paper.rows import TITLES
 from invariances.paper.saved import save
@@ -43,8 +44,14 @@ NAMES = {"constant": "none", "orthogonal": "rotation", "orthogonal+translation":
 """How tables and figures call a class of maps, where not by its own name."""
 LOWEST = -0.5
 """Where the figure ends: a map into a wrong place explains less than nothing."""
-STEPS = {"identity": ("X", "0.5"), "orthogonal": ("o", "C0"), "similarity": ("s", "C1"), "affine": ("D", "C2")}
-"""The classes that the figure of all sections shows: as they are, turned, rescaled as well, anything linear."""
+STEPS = {
+    "identity": ("X", "0.5"),
+    "orthogonal": ("o", "C0"),
+    "orthogonal+translation": ("^", "C4"),
+    "similarity": ("s", "C1"),
+    "affine": ("D", "C2"),
+}
+"""The classes that the page on all sections shows: as they are, turned, shifted too, rescaled too, anything linear."""
 
 
 class Ladders(NamedTuple):
@@ -211,14 +218,13 @@ def _line(row: str, part: pd.DataFrame) -> dict[str, str]:
     rungs = {rung: lines for rung, lines in pairs.groupby("rung", sort=False) if rung != "constant"}
     groups = groups_of(each)
     spans = {rung: interval(lines, "explained", groups) for rung, lines in rungs.items()}
-    beyond = difference(rungs["affine"], rungs["similarity"], "explained", groups)
     compared = f"{len(each)} of {first.pairs_in_all}" if len(each) < first.pairs_in_all else str(len(each))
     return {
         "Row": row,
         "Structure of T": named(chosen.verdict) + (" (weak)" if verdict.weak else ""),
         "Pairs, each by itself": ", ".join(f"{named(name)} {share:.0%}" for name, share in shares.items()),
         **{f"Explained by {named(rung)}": _explained(span) for rung, span in spans.items()},
-        "Affine beyond similarity": _explained(beyond),
+        "Affine beyond similarity": _explained(beyond_similarity(part)),
         "Singular values, largest / smallest": _beside(rungs["affine"], "singular_ratio"),
         "Distance from a scaled rotation": _beside(rungs["affine"], "off_rotation"),
         "Shift, in standard deviations": _beside(rungs["affine"], "shift"),
@@ -235,9 +241,16 @@ def named(rung: str) -> str:
     return NAMES.get(rung, rung)
 
 
-def _explained(span: Interval) -> str:
-    bounds = "" if math.isnan(span.low) else f" [{span.low:z.2f}, {span.high:z.2f}]"
-    return f"{span.mean:z.2f}{bounds}"
+def beyond_similarity(part: pd.DataFrame) -> Interval:
+    """What full freedom adds to turning, rescaling and shifting, over the pairs of a row."""
+    pairs = part[part.model_a != ALL]
+    affine, similarity = (pairs[pairs.rung == rung] for rung in ("affine", "similarity"))
+    return difference(affine, similarity, "explained", groups_of(affine))
+
+
+def _explained(span: Interval, digits: int = 2) -> str:
+    bounds = "" if math.isnan(span.low) else f" [{span.low:z.{digits}f}, {span.high:z.{digits}f}]"
+    return f"{span.mean:z.{digits}f}{bounds}"
 
 
 def _beside(affine: pd.DataFrame, figure: str) -> str:
@@ -262,18 +275,24 @@ def write(results: str | Path, into: str | Path) -> None:
     results : path
         The folder of ``<section>_ladder.csv``.
     into : path
-        Gets ``structure_by_factor.md``, ``structure.md`` and ``structure.png``.
+        Gets ``structure_banner.md``, ``structure_by_factor.md``, ``structure.md`` and ``structure.png``.
+
+    Raises
+    ------
+    ValueError
+        If a table is missing.
     """
     frames, into = read(results), Path(into)
+    banner = tables.banner(pd.concat([saved.read(section, results) for section in ALIGNED]))
     into.mkdir(parents=True, exist_ok=True)
-    for name, text in pages(frames).items():
+    for name, text in {"structure_banner": banner + "\n", **pages(frames)}.items():
         (into / f"{name}.md").write_text(text, encoding="utf-8")
     overview(frames).savefig(into / "structure.png", dpi=110)
 
 
 def read(results: str | Path) -> dict[str, pd.DataFrame]:
     """The ladders of all sections that have one, by section."""
-    return {section: pd.read_csv(Path(results) / f"{section}_ladder.csv") for section in ALIGNED}
+    return {section: saved.read(section, results, "_ladder") for section in ALIGNED}
 
 
 def pages(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
@@ -284,22 +303,19 @@ def pages(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     frames : mapping from sections to DataFrame
         As saved in ``<section>_ladder.csv``.
     """
-    tables = {section: table(frame) for section, frame in frames.items()}
-    sentences = [_sentence(TITLES[section], frames[section], rows) for section, rows in tables.items()]
+    listed = {section: table(frame) for section, frame in frames.items()}
+    sentences = [_sentence(TITLES[section], frames[section], rows) for section, rows in listed.items()]
     explained = {f"Explained by {named(rung)}": f"By {named(rung)}" for rung in STEPS}
-    columns = [
-        "Structure of T",
-        *explained,
-        "Affine beyond similarity",
-        "Singular values, largest / smallest",
-        "Models",
-    ]
-    titles = [explained.get(column, column) for column in columns]
-    lines = [f"| Row | {' | '.join(titles)} | Data |", "| --- " * (2 + len(columns)) + "|"]
-    for section, rows in tables.items():
+    before = ["Structure of T", *explained]
+    after = ["Singular values, largest / smallest", "Models", "Note"]
+    titles = [*(explained.get(column, column) for column in before), "Affine beyond similarity", *after, "Data"]
+    lines = [f"| Row | {' | '.join(titles)} |", "| --- " * (1 + len(titles)) + "|"]
+    for section, rows in listed.items():
         for line in rows.to_dict("records"):
-            cells = [f"[{line['Row']}](results/{section}.ipynb)", *(line[column] for column in columns)]
-            lines.append(f"| {' | '.join(cells)} | {line['Data'].partition(';')[0]} |")
+            beyond = beyond_similarity(frames[section][frames[section].row == line["Row"]])
+            cells = [f"[{line['Row']}](results/{section}.ipynb)", *(line[column] for column in before)]
+            cells += [_explained(beyond, 3), *(line[column] for column in after), line["Data"].partition(";")[0]]
+            lines.append(f"| {' | '.join(cells)} |")
     return {"structure_by_factor": "\n".join(sentences) + "\n", "structure": "\n".join(lines) + "\n"}
 
 
@@ -317,7 +333,7 @@ def _sentence(title: str, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
 
 
 def overview(frames: Mapping[str, pd.DataFrame]) -> Figure:
-    """Explained variance by some classes of maps, a line for every row of all sections, and what the ladder chose."""
+    """Explained variance by classes of maps, mean over pairs, a line for every row, and what the ladder chose."""
     heights = [frame.row.nunique() for frame in frames.values()]
     size = (8.4, 1.2 + 0.34 * sum(heights))
     drawn, axes = plt.subplots(
@@ -325,13 +341,13 @@ def overview(frames: Mapping[str, pd.DataFrame]) -> Figure:
     )
     for (section, frame), ax in zip(frames.items(), axes.flat, strict=True):
         rows = list(frame.row.drop_duplicates())
-        pairs, whole = frame[frame.model_a != ALL], frame[(frame.model_a == ALL) & frame.chosen]
+        pairs, chosen = frame[frame.model_a != ALL], table(frame).set_index("Row")["Structure of T"]
         means = pairs.groupby(["rung", "row"]).explained.mean().clip(lower=LOWEST)
         for aside, (rung, (marker, color)) in zip(np.linspace(-0.24, 0.24, len(STEPS)), STEPS.items(), strict=True):
             y = [rows.index(row) + aside for row in means[rung].index]
             ax.plot(means[rung], y, marker, color=color, markersize=5, alpha=0.8, label=named(rung))
-        for line in whole.itertuples():
-            ax.annotate(named(line.verdict), (1.04, rows.index(line.row)), va="center", fontsize=8.5)
+        for row, words in chosen.items():
+            ax.annotate(words, (1.04, rows.index(row)), va="center", fontsize=8.5)
         ax.axvline(0, color="0.6", linewidth=1)
         ax.set_yticks(range(len(rows)), rows)
         ax.set(xlim=(LOWEST - 0.05, 1.4), ylim=(len(rows) - 0.5, -0.5))

@@ -1,12 +1,10 @@
-"""How every table of numbers gets into a file."""
+"""How every table of numbers gets into a file, and out of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 
 def save(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> Path:
@@ -16,3 +14,17 @@ def save(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> Path:
     frame.to_csv(temporary, index=False, float_format="%.6g")
     temporary.replace(path)
     return path
+
+
+def read(section: str, folder: str | Path, table: str = "") -> pd.DataFrame:
+    """A table of a section from ``<section><table>.csv``.
+
+    Raises
+    ------
+    ValueError
+        If it is missing.
+    """
+    path = Path(folder) / f"{section}{table}.csv"
+    if not path.is_file():
+        raise ValueError(f"there is no {path.name} in {folder}; run the section first: invariances run {section}")
+    return pd.read_csv(path)

@@ -1,0 +1,84 @@
+"""The table and the figure on stitching, from planted scores of two groups with their controls."""
+
+import pandas as pd
+import pytest
+
+from invariances.paper import claims, figures, tables
+
+GROUPS = {"en 0": "en", "en 1": "en", "de 0": "de", "de 1": "de", "untrained en": "en", "untrained de": "de"}
+ROW = "Amazon (Cross-lingual)"
+WITHIN, ACROSS = 0.8, {"none": 0.5, "shuffled anchors": 0.3, "untrained encoder": 0.2}
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """Every pair of one group scores higher than those of two, so that a table which mixes them shows it."""
+    models, lines = [name for name in GROUPS if "untrained" not in name], []
+    for space in ("absolute", "affine"):
+        for b in models:
+            lines.append((b, b, space, "self-stitch", 0.9))
+            for a in GROUPS:
+                kinds = ["untrained encoder"] if "untrained" in a else ["none", "shuffled anchors"] if a != b else []
+                for control in kinds:
+                    if not (space == "absolute" and control == "shuffled anchors"):
+                        score = ACROSS[control] if GROUPS[a] != GROUPS[b] else WITHIN
+                        lines.append((a, b, space, control, score))
+    frame = pd.DataFrame(lines, columns=["model_a", "model_b", "invariance", "control", "score"])
+    groups = {f"group_{end}": frame[f"model_{end}"].map(GROUPS) for end in "ab"}
+    sizes = {"n_samples": frame.model_a.map(lambda a: 100 if "en" in a else 2_000), "n_anchors": 50, "data": "planted"}
+    said = {"row": ROW, "metric": "f1", "ceiling": 1.0, "n_train": groups["group_a"].map({"en": 3_000, "de": 4_000})}
+    return frame.assign(**said, **sizes, **groups, retention=frame.score)
+
+
+def test_controls_are_read_on_the_pairs_that_are_scored(frame):
+    table = tables.stitching(frame).set_index(["Row", "Stitched"])
+    affine, absolute = table.loc[ROW, "Affine"], table.loc[ROW, "Abs"]
+    assert affine.Measured.startswith("50.00 ")
+    assert (affine["Self-stitch"], affine["Shuffled anchors"], affine["Untrained encoder"]) == (
+        "90.00",
+        "30.00",
+        "20.00",
+    )
+    assert affine.Calibrated == f"{(0.5 - 0.3) / (1 - 0.3):.2f}"
+    # without anchors, the untrained encoder is the null
+    assert (absolute["Shuffled anchors"], absolute["Untrained encoder"]) == ("-", "20.00")
+    assert absolute.Calibrated == f"{(0.5 - 0.2) / (1 - 0.2):.2f}"
+
+
+def test_the_figure_draws_the_same_controls(frame):
+    (ax,) = (ax for ax in figures.stitching(frame).axes if ax.get_title() == ROW)
+    levels = {}
+    for line in ax.lines:
+        levels.setdefault(line.get_label(), []).append(float(line.get_ydata()[0]))
+    assert levels["self-stitch"] == [0.9, 0.9]
+    assert levels["shuffled anchors"] == [0.3]
+    assert levels["untrained encoder"] == [0.2, 0.2]
+
+
+def test_sizes_that_differ_between_languages_are_a_range(frame):
+    data = tables.stitching(frame).set_index(["Row", "Stitched"]).Data[ROW, "Affine"]
+    assert data == "planted; 3,000 to 4,000 training samples, 50 anchors, 100 to 2,000 scored"
+
+
+def test_groups_that_differ_make_a_correlation_that_is_gone_within_them():
+    """Pairs of one group align and stitch better; nothing else relates the two."""
+    names = {f"{group} {i}": group for group in "AB" for i in range(4)}
+    pairs = pd.DataFrame([(a, b) for a in names for b in names if a != b], columns=["model_a", "model_b"])
+    noise = pd.util.hash_pandas_object(pairs.model_a + pairs.model_b, index=False) / 2**64
+    other = pd.util.hash_pandas_object(pairs.model_b + pairs.model_a, index=False) / 2**64
+    same = pairs.model_a.map(names) == pairs.model_b.map(names)
+    columns = {"group_a": pairs.model_a.map(names), "group_b": pairs.model_b.map(names), "row": "planted"}
+    columns |= {"alignment_calibrated": same + 0.2 * noise, "retention": same + 0.2 * other}
+    frame = pairs.assign(**columns, invariance="affine", control="none")
+    (line,) = claims.predictions(frame).itertuples()
+    assert line.supports
+    assert line.p < 0.05 < line.p_within
+    assert line.evidence.endswith(f"; relabelled within groups alone: p {line.p_within:.3f}")
+    assert tables.prediction(frame)["p (within groups)"].tolist() == [f"{line.p_within:.3f}"]
+    related = frame.assign(retention=frame.alignment_calibrated)
+    assert claims.predictions(related).p_within.item() < 0.05
+    few = frame[frame.model_a.str.endswith(("0", "1")) & frame.model_b.str.endswith(("0", "1"))]
+    assert claims.predictions(few).within.item() == "too few models"
+    alone = frame.assign(group_a="A", group_b="A")
+    assert claims.predictions(alone).evidence.item().count("p ") == 1
+    assert tables.prediction(alone)["p (within groups)"].tolist() == ["-"]

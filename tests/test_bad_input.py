@@ -566,7 +566,7 @@ CASES = [
     ("untrained on other anchors", stitched(untrained=model(anchors=9).codes), "different numbers of anchors; embed"),
     (
         "an untrained encoder that no head reads",
-        stitched(untrained=WIDE["b"].codes, invariance="absolute"),
+        stitched(untrained=WIDE["a"].codes, invariance="absolute"),
         "^the encoders differ in width, .*; choose",
     ),
     ("a quality that is NaN", stitched(lambda *_: math.nan), "^the quality of a unstitched is nan; give a function"),

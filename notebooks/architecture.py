@@ -53,11 +53,11 @@ tables.Shown(tables.models(study.models), "How well the models do their own task
 #
 # *Measured* is the mean ± standard deviation over pairs of models, the form of the paper's table. The interval
 # is over models, since pairs share models. *Null* is the expected score when the samples of one side are
-# shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks (at most
-# three of each kind), *itself* that of a model with itself: the most that an invariance can show. *Calibrated* is 0 at
-# the null and 1 for perfect agreement; untrained codes point nearly one way, so read their calibrated score alone.
-# Raw and scale coincide under cosine by definition, since cosine ignores the length of a vector. Relative and affine
-# scores are cosines in different spaces; which is higher says little about T, and [](../definitions.md) shows why.
+# shuffled, *null in class* when they are shuffled within classes, *untrained* the score of untrained networks of the
+# same kind, *itself* that of a model with itself: the most that an invariance can show. *Calibrated* is 0 at the null
+# and 1 for perfect agreement. Raw and scale coincide under cosine by definition, since cosine ignores the length of a
+# vector. Relative and affine scores are cosines in different spaces; which is higher says little about T, and
+# [](../definitions.md) shows why.
 
 # %% tags=["remove-input"]
 tables.Shown(tables.alignment("architecture", results, study.not_run), "Alignment across architectures, reported and measured")
@@ -71,8 +71,7 @@ figures.alignment(study)
 # Pairs across the two architectures beside pairs within the first and within the second (in the order of the row's
 # name), calibrated, with a 95 % interval over models. *Across minus within* is the score across less the mean of the
 # two within. It has no interval: what a single model does to all its pairs cancels in it. Instead *p, relabelled* is the
-# share of all ways to deal the same models to two architectures that part them at least as much: with three models of
-# each it cannot be below 2/20, with five not below 2/252, and several cells are tested at once.
+# share of all ways to deal the same models to two architectures that part them at least as much.
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Calibrated alignment by invariance, one panel per row: pairs within the first architecture, across and within the second in three colours, with intervals over models as bars"}}
 display(
@@ -86,22 +85,22 @@ display(
 # Centred kernel alignment (CKA) compares two spaces of any widths: 1 if one is a rotated and rescaled copy of the
 # other. *Raw* CKA is biased upwards, the more so the wider the spaces and the fewer the samples, so unrelated spaces
 # do not score 0; *debiased* CKA has expectation 0 for them. Every cell is a pair of networks that read the same
-# held-out samples: pictures first, then texts. White lines border architectures, the thick line untrained networks;
-# the diagonal, a network with itself, is left out.
+# held-out pictures. White lines border architectures, the thick line untrained networks; the diagonal, a network
+# with itself, is left out.
 
-# %% tags=["remove-input"] mystnb={"image": {"alt": "Heatmaps in pairs, raw and debiased CKA between all networks of this section that read pictures, then between those that read texts, trained and untrained, blocks by architecture"}}
+# %% tags=["remove-input"] mystnb={"image": {"alt": "Two heatmaps, raw and debiased CKA between all vision networks of this section, trained and untrained, blocks by architecture"}}
 compared = atlas.run(study)
 cka = pd.read_csv(compared.save())
-display(*atlas.figures_zoo(cka))
+display(atlas.figure_zoo(cka) if "zoo" in set(cka.atlas) else Markdown("Not drawn: no row on pictures is in this run."))
 
 # %% [markdown]
 # Blocks on the diagonal are what the paper describes. Whether they stand out is a number: the mean over pairs of one
-# architecture minus the mean over pairs of two. Its 95 % interval over networks sets each pair across against what its
-# two networks say of their own blocks. Above 0, the architecture shows in the space; an interval that holds 0 cannot
-# tell. Untrained networks, in brackets how many, say how much of it is there before training.
+# architecture minus the mean over pairs of two, with its 95 % interval over networks. Above 0, the architecture shows
+# in the space; an interval that holds 0 cannot tell. Untrained networks say how much of it is there before training.
 
 # %% tags=["remove-input"]
-tables.Shown(atlas.blocks(cka), "CKA within and across architectures, with 95 % intervals over networks")
+if "zoo" in set(cka.atlas):
+    display(tables.Shown(atlas.blocks(cka), "CKA within and across architectures, with 95 % intervals over networks"))
 
 # %% [markdown]
 # ## Vision and language

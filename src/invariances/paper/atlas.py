@@ -51,9 +51,7 @@ COLUMNS = [
     "data",
     "note",
 ]
-"""Of the frame; ``atlas`` is one of `ZOO`, or "paired"."""
-ZOO = {"vision": "zoo", "language": "zoo texts"}
-"""The two atlases of the zoo: networks that read the same pictures, and networks that read the same texts."""
+"""Of the frame; ``atlas`` is "zoo" or "paired"."""
 FORMS = {"cka": "raw (biased)", "cka_debiased": "debiased"}
 """The two forms of linear CKA, as figures call them."""
 ARCHITECTURES = {
@@ -62,10 +60,8 @@ ARCHITECTURES = {
     "cnn-3-gelu": "CNN-3 GELU",
     "vit-small": "ViT-Small",
     "vit-base": "ViT-Base",
-    "bert": "BERT",
-    "roberta": "RoBERTa",
 }
-"""The zoo's networks as the atlas calls them, in the order of its blocks."""
+"""The zoo's vision networks as the atlas calls them, in the order of its blocks."""
 UNTRAINED = ", untrained"
 """What the name of a group of untrained networks ends with."""
 ENGLISH = ("minilm", "bert-base-cased", "bert-base-uncased", "google/electra-base-discriminator", "roberta-base")
@@ -105,9 +101,9 @@ class Member(NamedTuple):
 
 
 def run(study: sections.Study) -> Atlas:
-    """Compare the architecture study's models, and vision with language on ImageNet's classes.
+    """Compare the architecture study's vision models, and vision with language on ImageNet's classes.
 
-    The latter needs real pictures and trains what is missing of the training section's ImageNet models, which that
+    The second needs real pictures and trains what is missing of the training section's ImageNet models, which that
     section then finds in the store. It is left out where a run is restricted to some data sets.
 
     Parameters
@@ -116,42 +112,42 @@ def run(study: sections.Study) -> Atlas:
         Of the section "architecture".
     """
     with workers.one_thread():
-        own = [_zoo(study, modality) for modality in ZOO]
+        own, absent = _zoo(study), dict(_READ_TEXTS)
         try:
             paired, missing = _paired(study)
         except (DataError, ParameterError) as error:
             paired, missing = pd.DataFrame(columns=COLUMNS), {"vision and language": str(error)}
-    frames = pd.concat([frame for frame in (*own, paired) if len(frame)], ignore_index=True)
-    return Atlas(frames, _READ_TEXTS | missing)
+    frames = [frame for frame in (own, paired) if len(frame)]
+    return Atlas(pd.concat(frames, ignore_index=True) if frames else own, absent | missing)
 
 
 _READ_TEXTS = {
-    "BERT and RoBERTa of this zoo, beside vision": "they read questions or reviews; class names are none of their "
-    "texts, and the tokens they learnt are not stored"
+    "BERT and RoBERTa of this zoo": "they read questions or reviews, not the pictures that the zoo's networks share; "
+    "class names are none of their texts, and the tokens they learnt are not stored"
 }
 
 
-# The zoo's architectures on the same samples ---------------------------------------------------
+# The zoo's architectures on the same pictures --------------------------------------------------
 
 
-def _zoo(study: sections.Study, modality: str) -> pd.DataFrame:
+def _zoo(study: sections.Study) -> pd.DataFrame:
     members, data = {}, ""
     for kind in ("models", "untrained"):
-        for name, (group, model) in _models(study, kind, modality).items():
-            members[name] = Member(group, modality, model.spaces["test"])
+        for name, (group, model) in _vision_models(study, kind).items():
+            members[name] = Member(group, "vision", model.spaces["test"])
             data = f"{model.recipe.dataset}, test split"
-    return compare(ZOO[modality], members, data) if members else pd.DataFrame(columns=COLUMNS)
+    return compare("zoo", members, data) if members else pd.DataFrame(columns=COLUMNS)
 
 
-def _models(study: sections.Study, kind: str, modality: str) -> dict[str, tuple[str, Trained]]:
-    """Networks that were run on the same pictures, or texts, with their group, by architecture and seed.
+def _vision_models(study: sections.Study, kind: str) -> dict[str, tuple[str, Trained]]:
+    """Networks that were run on the same pictures with their group, by architecture and seed.
 
     One recipe can serve two rows under two names (CNN-3, ReLU): it is one model here.
     """
     found = {}
     for result in study.rows.values():
         for group in result.planned.groups:
-            if bool(group.prepared.vocabulary) != (modality == "language"):
+            if group.prepared.vocabulary:
                 continue
             title = ARCHITECTURES[group.variant.network] + (UNTRAINED if kind == "untrained" else "")
             models = getattr(result, kind)
@@ -166,7 +162,7 @@ def compare(atlas: str, members: Mapping[str, Member], data: str) -> pd.DataFram
 
     Parameters
     ----------
-    atlas : "zoo", "zoo texts" or "paired"
+    atlas : "zoo" or "paired"
     members : mapping from model names to Member
         Spaces hold the same samples in the same order.
     data : str
@@ -247,7 +243,7 @@ def _codes(encoder: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, dev
 
 def _zoo_members(study: sections.Study, pictures: Sequence) -> dict[str, Member]:
     """The zoo's networks: those of CIFAR-10, for which the pictures are out of domain, and those of ImageNet."""
-    models = {f"{name} ({m.recipe.dataset})": (g, m) for name, (g, m) in _models(study, "models", "vision").items()}
+    models = {f"{name} ({m.recipe.dataset})": (g, m) for name, (g, m) in _vision_models(study, "models").items()}
     models |= _imagenet_models(study.settings)
     squares, members = {}, {}
     for name, (group, model) in models.items():
@@ -323,19 +319,9 @@ def blocks(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One line for each architecture and pair of architectures; a model with itself never counts. Untrained
-        networks, whose number stands beside their mean, are too few for an interval.
+        One line for each architecture and pair of architectures; a model with itself never counts.
     """
-    return pd.concat([_blocks(part) for _, part in _zoo_parts(frame)], ignore_index=True)
-
-
-def _zoo_parts(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """What the networks of an atlas of the zoo share, and their pairs; pictures first."""
-    parts = [frame[frame.atlas == atlas] for atlas in ZOO.values()]
-    return [(part.data.iloc[0], part) for part in parts if len(part)]
-
-
-def _blocks(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame[frame.atlas == "zoo"]
     groups = _members(frame)
     trained = [group for group in groups if not group.endswith(UNTRAINED)]
     matrices = {metric: _matrix(frame[frame.metric == metric]) for metric in FORMS}
@@ -347,15 +333,10 @@ def _blocks(frame: pd.DataFrame) -> pd.DataFrame:
             gap = None if a == b else within_minus_across(matrices[metric], groups[a], groups[b])
             line[f"Within minus across, {title.lower()}"] = _said(gap)
         bare = [groups.get(group + UNTRAINED, []) for group in (a, b)]
-        span = block_interval(matrices["cka_debiased"], *bare)
-        line["Untrained, debiased"] = "-" if span is None else f"{span.mean:.3f} ({_count(*bare)})"  # too few for more
-        line["Models"] = _count(groups[a], groups[b])
+        line["Untrained, debiased"] = _said(block_interval(matrices["cka_debiased"], *bare))
+        line["Models"] = str(len(groups[a])) if a == b else f"{len(groups[a])} + {len(groups[b])}"
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _count(a: Sequence[str], b: Sequence[str]) -> str:
-    return str(len(a)) if list(a) == list(b) else f"{len(a)} + {len(b)}"
 
 
 def block_interval(matrix: pd.DataFrame, a: Sequence[str], b: Sequence[str]) -> Interval | None:
@@ -496,15 +477,11 @@ def _number(value: float | None) -> str:
 # Figures ---------------------------------------------------------------------------------------
 
 
-def figures_zoo(frame: pd.DataFrame) -> list[Figure]:
-    """Raw and debiased CKA between all networks that read the same pictures, or texts, blocks by architecture."""
-    return [_figure_zoo(data, part) for data, part in _zoo_parts(frame)]
-
-
-def _figure_zoo(data: str, frame: pd.DataFrame) -> Figure:
+def figure_zoo(frame: pd.DataFrame) -> Figure:
+    """Raw and debiased CKA between all networks that were run on the same pictures, blocks by architecture."""
+    frame = frame[frame.atlas == "zoo"]
     groups = _members(frame)
     figure, axes, bar = _panels(6.4)
-    figure.suptitle(data)
     for ax, (metric, title) in zip(axes, FORMS.items(), strict=True):
         _heatmap(ax, _matrix(frame[frame.metric == metric]), bar)
         ends = np.cumsum([len(models) for models in groups.values()])

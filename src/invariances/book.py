@@ -270,7 +270,7 @@ def _run_study(study: str, profile: str, results: Path) -> None:
 
 
 def write_pages(profile: str, results: Path) -> None:
-    """Write what the book's pages include from the tables in `results`: findings, definitions, T; and the moments.
+    """Write what the book's pages include from the tables in `results`, CKA of networks that read texts, and the moments.
 
     Parameters
     ----------
@@ -279,13 +279,14 @@ def write_pages(profile: str, results: Path) -> None:
     results : Path
         The folder ``results`` of a book.
     """
-    from invariances.paper import definitions, findings, ladder, moments
+    from invariances.paper import atlas, definitions, findings, ladder, moments
     from invariances.zoo import workers
 
     with workers.one_thread():
         findings.write(results, results.parent / "findings")
         definitions.write(results, results.parent / "definitions")
         ladder.write(results, results.parent / STUDIES["anchors"])
+    atlas.write_texts(profile, results.parent / STUDIES["anchors"])
     moments.write(profile, results / "moments")
 
 

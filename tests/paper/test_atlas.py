@@ -14,6 +14,7 @@ from invariances.zoo.datasets import DataError
 from invariances.zoo.pretrained import PretrainedError
 
 N = 200
+TEXTS = ["BERT", "BERT, untrained"]
 
 
 def biased_cka(x, y):
@@ -167,6 +168,23 @@ def test_a_run_of_texts_alone_has_an_empty_frame_with_its_columns(tmp_path):
     texts = study(datasets="trec")
     texts.rows = {"BERT": texts.rows["BERT"]}
     assert list(pd.read_csv(atlas.run(texts).save(tmp_path)).columns) == atlas.COLUMNS
+
+
+def test_networks_that_read_texts_are_compared_among_themselves(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(atlas.sections, "run", lambda settings: asked.append(settings) or study())
+    atlas.write_texts("smoke", tmp_path)
+    assert (asked[0].section, asked[0].datasets) == ("architecture", "trec")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.csv", "texts.md", "texts.png"]
+    frame = pd.read_csv(tmp_path / "texts.csv")
+    assert list(frame.columns) == atlas.COLUMNS
+    assert set(frame.atlas) == {"zoo texts"}
+    assert {*frame.modality_a, *frame.modality_b} == {"language"}
+    (line,) = (tmp_path / "texts.md").read_text().splitlines()[2:]
+    assert line.startswith("| BERT | ")
+    assert line.endswith(" | 3 | digits, test split |")
+    figure = atlas.figure_zoo(frame, "zoo texts")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == TEXTS
 
 
 # Vision and language -----------------------------------------------------------------------------

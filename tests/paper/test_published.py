@@ -108,6 +108,11 @@ def test_the_page_on_structure_follows_from_the_ladders_of_the_sections():
         assert (BOOK / "beyond" / f"{name}.md").read_text(encoding="utf-8") == text, name
 
 
+def test_the_blocks_of_networks_that_read_texts_follow_from_their_csv():
+    frame = pd.read_csv(BOOK / "beyond" / "texts.csv")
+    assert (BOOK / "beyond" / "texts.md").read_text(encoding="utf-8") == atlas.table_of_texts(frame)
+
+
 def test_the_tables_on_definitions_follow_from_their_csv():
     for name, text in definitions.pages(BOOK / "definitions").items():
         assert (BOOK / "definitions" / f"{name}.md").read_text(encoding="utf-8") == text, name

@@ -20,7 +20,7 @@ import torch
 from invariances import zoo
 from invariances.alignment import align
 from invariances.pairs import Interval, interval
-from invariances.paper import parameters, sections
+from invariances.paper import findings, parameters, sections
 from invariances.paper.claims import describe
 from invariances.paper.figures import _closed
 from invariances.paper.parameters import ParameterError, Settings
@@ -51,7 +51,9 @@ COLUMNS = [
     "data",
     "note",
 ]
-"""Of the frame; ``atlas`` is "zoo" or "paired"."""
+"""Of the frame; ``atlas`` is "paired" or one of `ZOO`."""
+ZOO = {"vision": "zoo", "language": "zoo texts"}
+"""The two atlases of the zoo: networks that read the same pictures, and networks that read the same texts."""
 FORMS = {"cka": "raw (biased)", "cka_debiased": "debiased"}
 """The two forms of linear CKA, as figures call them."""
 ARCHITECTURES = {
@@ -60,8 +62,10 @@ ARCHITECTURES = {
     "cnn-3-gelu": "CNN-3 GELU",
     "vit-small": "ViT-Small",
     "vit-base": "ViT-Base",
+    "bert": "BERT",
+    "roberta": "RoBERTa",
 }
-"""The zoo's vision networks as the atlas calls them, in the order of its blocks."""
+"""The zoo's networks as the atlas calls them, in the order of its blocks."""
 UNTRAINED = ", untrained"
 """What the name of a group of untrained networks ends with."""
 ENGLISH = ("minilm", "bert-base-cased", "bert-base-uncased", "google/electra-base-discriminator", "roberta-base")
@@ -112,7 +116,7 @@ def run(study: sections.Study) -> Atlas:
         Of the section "architecture".
     """
     with workers.one_thread():
-        own, absent = _zoo(study), dict(_READ_TEXTS)
+        own, absent = _zoo(study, "vision"), dict(_READ_TEXTS)
         try:
             paired, missing = _paired(study)
         except (DataError, ParameterError) as error:
@@ -127,27 +131,46 @@ _READ_TEXTS = {
 }
 
 
-# The zoo's architectures on the same pictures --------------------------------------------------
+def write_texts(profile: str, into: str | Path) -> None:
+    """Compare BERT and RoBERTa on the questions that both read, and write what the book shows of it.
+
+    Their models are those of the section "architecture", from the store, or trained.
+
+    Parameters
+    ----------
+    profile : str
+    into : path
+        Gets ``texts.csv``, ``texts.md`` and ``texts.png``.
+    """
+    study = sections.run(parameters.check("architecture", {"profile": profile, "datasets": "trec"}))
+    with workers.one_thread():
+        path = save(_zoo(study, "language"), "texts", into)
+    frame = pd.read_csv(path)
+    path.with_suffix(".md").write_text(table_of_texts(frame), encoding="utf-8")
+    figure_zoo(frame, ZOO["language"]).savefig(path.with_suffix(".png"), dpi=110)
 
 
-def _zoo(study: sections.Study) -> pd.DataFrame:
+# The zoo's architectures on the same samples ---------------------------------------------------
+
+
+def _zoo(study: sections.Study, modality: str) -> pd.DataFrame:
     members, data = {}, ""
     for kind in ("models", "untrained"):
-        for name, (group, model) in _vision_models(study, kind).items():
-            members[name] = Member(group, "vision", model.spaces["test"])
+        for name, (group, model) in _models(study, kind, modality).items():
+            members[name] = Member(group, modality, model.spaces["test"])
             data = f"{model.recipe.dataset}, test split"
-    return compare("zoo", members, data) if members else pd.DataFrame(columns=COLUMNS)
+    return compare(ZOO[modality], members, data) if members else pd.DataFrame(columns=COLUMNS)
 
 
-def _vision_models(study: sections.Study, kind: str) -> dict[str, tuple[str, Trained]]:
-    """Networks that were run on the same pictures with their group, by architecture and seed.
+def _models(study: sections.Study, kind: str, modality: str) -> dict[str, tuple[str, Trained]]:
+    """Networks that were run on the same pictures, or texts, with their group, by architecture and seed.
 
     One recipe can serve two rows under two names (CNN-3, ReLU): it is one model here.
     """
     found = {}
     for result in study.rows.values():
         for group in result.planned.groups:
-            if group.prepared.vocabulary:
+            if bool(group.prepared.vocabulary) != (modality == "language"):
                 continue
             title = ARCHITECTURES[group.variant.network] + (UNTRAINED if kind == "untrained" else "")
             models = getattr(result, kind)
@@ -162,7 +185,7 @@ def compare(atlas: str, members: Mapping[str, Member], data: str) -> pd.DataFram
 
     Parameters
     ----------
-    atlas : "zoo" or "paired"
+    atlas : "zoo", "zoo texts" or "paired"
     members : mapping from model names to Member
         Spaces hold the same samples in the same order.
     data : str
@@ -243,7 +266,7 @@ def _codes(encoder: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, dev
 
 def _zoo_members(study: sections.Study, pictures: Sequence) -> dict[str, Member]:
     """The zoo's networks: those of CIFAR-10, for which the pictures are out of domain, and those of ImageNet."""
-    models = {f"{name} ({m.recipe.dataset})": (g, m) for name, (g, m) in _vision_models(study, "models").items()}
+    models = {f"{name} ({m.recipe.dataset})": (g, m) for name, (g, m) in _models(study, "models", "vision").items()}
     models |= _imagenet_models(study.settings)
     squares, members = {}, {}
     for name, (group, model) in models.items():
@@ -305,7 +328,13 @@ def _fresh(name: str) -> pretrained.Frozen:
 # Tables ----------------------------------------------------------------------------------------
 
 
-def blocks(frame: pd.DataFrame) -> pd.DataFrame:
+def table_of_texts(frame: pd.DataFrame) -> str:
+    """The blocks of the networks that read texts, as Markdown."""
+    shown = blocks(frame, ZOO["language"]).assign(Data=frame.data.iloc[0])
+    return findings.table(shown.columns, shown.itertuples(index=False))
+
+
+def blocks(frame: pd.DataFrame, atlas: str = "zoo") -> pd.DataFrame:
     """CKA within and across the zoo's architectures, and whether the blocks stand out.
 
     Within minus across is the mean over pairs within either architecture minus the mean over pairs across, with an
@@ -315,13 +344,14 @@ def blocks(frame: pd.DataFrame) -> pd.DataFrame:
     ----------
     frame : DataFrame
         The atlas's frame.
+    atlas : "zoo" or "zoo texts"
 
     Returns
     -------
     DataFrame
         One line for each architecture and pair of architectures; a model with itself never counts.
     """
-    frame = frame[frame.atlas == "zoo"]
+    frame = frame[frame.atlas == atlas]
     groups = _members(frame)
     trained = [group for group in groups if not group.endswith(UNTRAINED)]
     matrices = {metric: _matrix(frame[frame.metric == metric]) for metric in FORMS}
@@ -477,9 +507,9 @@ def _number(value: float | None) -> str:
 # Figures ---------------------------------------------------------------------------------------
 
 
-def figure_zoo(frame: pd.DataFrame) -> Figure:
-    """Raw and debiased CKA between all networks that were run on the same pictures, blocks by architecture."""
-    frame = frame[frame.atlas == "zoo"]
+def figure_zoo(frame: pd.DataFrame, atlas: str = "zoo") -> Figure:
+    """Raw and debiased CKA between all networks that read the same pictures, or texts, blocks by architecture."""
+    frame = frame[frame.atlas == atlas]
     groups = _members(frame)
     figure, axes, bar = _panels(6.4)
     for ax, (metric, title) in zip(axes, FORMS.items(), strict=True):

@@ -270,7 +270,7 @@ def _run_study(study: str, profile: str, results: Path) -> None:
 
 
 def write_pages(profile: str, results: Path) -> None:
-    """Write what the book's pages include from the tables in `results`, CKA of networks that read texts, and the moments.
+    """Write what pages include from the tables in `results`, CKA between networks that read texts, and the moments.
 
     Parameters
     ----------

@@ -44,6 +44,10 @@ def html(tmp_path_factory):
     place = tmp_path_factory.mktemp("book")
     shutil.copytree(ROOT / "book", place / "book")
     shutil.copy(ROOT / "_config.yml", place)
+    # what a run that was killed leaves behind is no page of the book
+    left = place / "book" / "results" / ".running-killed"
+    left.mkdir()
+    shutil.copy(ROOT / "notebooks" / "initialization.ipynb", left)
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-W", "-n", "--keep-going", "book"]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
@@ -53,6 +57,7 @@ def html(tmp_path_factory):
 def test_every_page_of_the_contents_is_built(html):
     for page in PAGES:
         assert (html / f"{page}.html").is_file()
+    assert not list(html.rglob(".running*"))
 
 
 def test_every_results_page_says_its_size_and_its_data(html):

@@ -171,10 +171,10 @@ def test_a_run_of_texts_alone_has_an_empty_frame_with_its_columns(tmp_path):
 
 
 def test_networks_that_read_texts_are_compared_among_themselves(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(atlas.sections, "run", lambda settings: asked.append(settings) or study())
+    run = study().rows["BERT"]
+    monkeypatch.setattr(atlas.sections, "_trained", lambda planned, settings: planned[0].row.name)
+    monkeypatch.setattr(atlas.sections, "_result", lambda planned, trained: {"BERT vs RoBERTa": run}[trained])
     atlas.write_texts("smoke", tmp_path)
-    assert (asked[0].section, asked[0].datasets) == ("architecture", "trec")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.csv", "texts.md", "texts.png"]
     frame = pd.read_csv(tmp_path / "texts.csv")
     assert list(frame.columns) == atlas.COLUMNS
@@ -185,6 +185,15 @@ def test_networks_that_read_texts_are_compared_among_themselves(tmp_path, monkey
     assert line.endswith(" | 3 | digits, test split |")
     figure = atlas.figure_zoo(frame, "zoo texts")
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == TEXTS
+
+
+def test_texts_whose_weights_are_missing_are_not_run_and_say_why(tmp_path, monkeypatch):
+    row = SimpleNamespace(row=SimpleNamespace(dataset="trec"), not_run="the checkpoint x is missing")
+    monkeypatch.setattr(atlas.sections, "plan", lambda settings: [row])
+    atlas.write_texts("full", tmp_path)
+    assert (tmp_path / "texts.md").read_text() == "Not run: the checkpoint x is missing.\n"
+    assert pd.read_csv(tmp_path / "texts.csv").empty
+    assert Image.open(tmp_path / "texts.png").size == (1100, 110)
 
 
 # Vision and language -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ alone, so that a reader can make each again from ``architecture_cka.csv``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -116,7 +116,7 @@ def run(study: sections.Study) -> Atlas:
         Of the section "architecture".
     """
     with workers.one_thread():
-        own, absent = _zoo(study, "vision"), dict(_READ_TEXTS)
+        own, absent = _zoo(study.rows.values(), "vision"), dict(_READ_TEXTS)
         try:
             paired, missing = _paired(study)
         except (DataError, ParameterError) as error:
@@ -134,7 +134,8 @@ _READ_TEXTS = {
 def write_texts(profile: str, into: str | Path) -> None:
     """Compare BERT and RoBERTa on the questions that both read, and write what the book shows of it.
 
-    Their models are those of the section "architecture", from the store, or trained.
+    Their models are those of the section "architecture", from the store, or trained; where their weights are
+    missing, table and figure say so.
 
     Parameters
     ----------
@@ -142,33 +143,41 @@ def write_texts(profile: str, into: str | Path) -> None:
     into : path
         Gets ``texts.csv``, ``texts.md`` and ``texts.png``.
     """
-    study = sections.run(parameters.check("architecture", {"profile": profile, "datasets": "trec"}))
-    with workers.one_thread():
-        path = save(_zoo(study, "language"), "texts", into)
-    frame = pd.read_csv(path)
-    path.with_suffix(".md").write_text(table_of_texts(frame), encoding="utf-8")
-    figure_zoo(frame, ZOO["language"]).savefig(path.with_suffix(".png"), dpi=110)
+    settings = parameters.check("architecture", {"profile": profile, "datasets": "trec"})
+    (planned,) = [row for row in sections.plan(settings) if row.row.dataset == "trec"]
+    if planned.not_run:
+        path = save(pd.DataFrame(columns=COLUMNS), "texts", into)
+        shown, drawn = f"Not run: {planned.not_run}.\n", _closed(plt.figure(figsize=(10.0, 1.0)))
+        drawn.text(0.5, 0.5, "not run", ha="center", va="center")
+    else:
+        result = sections._result(planned, sections._trained([planned], settings))
+        with workers.one_thread():
+            path = save(_zoo([result], "language"), "texts", into)
+        frame = pd.read_csv(path)
+        shown, drawn = table_of_texts(frame), figure_zoo(frame, ZOO["language"])
+    path.with_suffix(".md").write_text(shown, encoding="utf-8")
+    drawn.savefig(path.with_suffix(".png"), dpi=110)
 
 
 # The zoo's architectures on the same samples ---------------------------------------------------
 
 
-def _zoo(study: sections.Study, modality: str) -> pd.DataFrame:
+def _zoo(rows: Collection[sections.RowResult], modality: str) -> pd.DataFrame:
     members, data = {}, ""
     for kind in ("models", "untrained"):
-        for name, (group, model) in _models(study, kind, modality).items():
+        for name, (group, model) in _models(rows, kind, modality).items():
             members[name] = Member(group, modality, model.spaces["test"])
             data = f"{model.recipe.dataset}, test split"
     return compare(ZOO[modality], members, data) if members else pd.DataFrame(columns=COLUMNS)
 
 
-def _models(study: sections.Study, kind: str, modality: str) -> dict[str, tuple[str, Trained]]:
+def _models(rows: Collection[sections.RowResult], kind: str, modality: str) -> dict[str, tuple[str, Trained]]:
     """Networks that were run on the same pictures, or texts, with their group, by architecture and seed.
 
     One recipe can serve two rows under two names (CNN-3, ReLU): it is one model here.
     """
     found = {}
-    for result in study.rows.values():
+    for result in rows:
         for group in result.planned.groups:
             if bool(group.prepared.vocabulary) != (modality == "language"):
                 continue
@@ -266,7 +275,8 @@ def _codes(encoder: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, dev
 
 def _zoo_members(study: sections.Study, pictures: Sequence) -> dict[str, Member]:
     """The zoo's networks: those of CIFAR-10, for which the pictures are out of domain, and those of ImageNet."""
-    models = {f"{name} ({m.recipe.dataset})": (g, m) for name, (g, m) in _models(study, "models", "vision").items()}
+    own = _models(study.rows.values(), "models", "vision")
+    models = {f"{name} ({model.recipe.dataset})": (group, model) for name, (group, model) in own.items()}
     models |= _imagenet_models(study.settings)
     squares, members = {}, {}
     for name, (group, model) in models.items():

@@ -7,7 +7,7 @@ section of the paper ends in one (`CLAIMS`), and the paper closes with five that
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -240,11 +240,10 @@ def _uncovered(row: str, part: pd.DataFrame) -> Outcome:
 def dependent(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
     """The outcomes of the three sections on alignment, and whether one invariance wins wherever a row can tell."""
     outcomes = [outcome for section in ALIGNED for outcome in CLAIMS[section].predicate(frames[section])]
-    winners = {outcome.best for outcome in _decided(outcomes)}
+    winners = Counter(outcome.best for outcome in _decided(outcomes))
     if not winners:
         return outcomes
-    counts = pd.Series([outcome.best for outcome in _decided(outcomes)]).value_counts().sort_index()
-    said = f"best where a row can tell: {', '.join(f'{name} in {count}' for name, count in counts.items())}"
+    said = f"best where a row can tell: {', '.join(f'{name} in {winners[name]}' for name in sorted(winners))}"
     return [*outcomes, Outcome("no invariance is best in all rows", len(winners) > 1, said)]
 
 
@@ -261,14 +260,14 @@ def communicates(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
 def _near_ceiling(row: str, part: pd.DataFrame) -> Outcome:
     real = across_groups(part[part.control == "none"])
     absolute = real[real.invariance == "absolute"].score.mean()
-    kept, spans = "{} keeps {} of the F1", {}
+    errors, spans = (real.metric == "mse").all(), {}
     for space, own in real[real.invariance.isin(["relative", "affine"])].groupby("invariance"):
-        if (own.metric == "mse").all():
-            kept = "{} closes {} of the gap"
+        if errors:
             own = own.assign(retention=(absolute - own.score) / (absolute - own.ceiling))
         spans[space] = interval(own, "retention", groups_of(own))
     known = [span for span in spans.values() if span.low == span.low]
     supports = any(span.low >= KEPT for span in known) if known else None
+    kept = "{} closes {} of the gap" if errors else "{} keeps {} of the F1"
     said = [
         kept.format(space, describe(span)) + (f" ({span.note})" if span in known and span.note else "")
         for space, span in spans.items()
@@ -296,7 +295,7 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         As `invariances.pairs.rank_prediction` gives it, with ``supports``, ``evidence`` and, where models are of
-        several groups, ``p_within``, for which they are relabelled within these alone; the rule does not ask for it.
+        several groups, ``within``: p as shown, if they are relabelled within these alone. The rule does not ask for it.
     """
     lines = []
     for (row, space), part in frame[frame.control == "none"].groupby(["row", "invariance"], sort=False):
@@ -311,11 +310,11 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
             f"rho {line['rho']:.2f}, p {line['p']:.3f}" if line["testable"] else f"not testable: {line['reason']}"
         )
         strata = part.groupby("group_a", sort=False).model_a.unique()
-        line["p_within"], line["within"] = math.nan, ""
+        line["within"] = ""
         if len(strata) > 1 and line["testable"]:
             inner = rank_prediction(part, part, alignment_value="alignment_calibrated", strata=strata).iloc[0]
-            line["p_within"], line["within"] = inner.p, f"p {inner.p:.3f}" if inner.testable else "too few models"
-            evidence += f"; relabelled within groups alone: {line['within']}"
+            line["within"] = f"{inner.p:.3f}" if inner.testable else "too few models"
+            evidence += f"; p within groups: {line['within']}"
         lines.append({"row": row, "invariance": space, **line, "supports": supports, "evidence": evidence})
     return pd.DataFrame(lines)
 

@@ -22,10 +22,9 @@ from matplotlib.ticker import MaxNLocator
 
 from invariances import discovery
 from invariances.pairs import Interval, difference, interval
-from invariances.paper import saved, tables
+from invariances.paper import findings, saved, tables
 from invariances.paper.claims import ALIGNED, groups_of
 from invariances.paper.rows import TITLES
-from invariances.paper.saved import save
 from invariances.paper.sections import RowResult, Study, _described, _spaces
 from invariances.report import DELTA, WEAK, Verdict
 from invariances.spaces import Spaces, anchor_ids, read_spaces
@@ -65,7 +64,7 @@ class Ladders(NamedTuple):
     def save(self, folder: str | Path = ".") -> tuple[Path, Path]:
         """Write ``<section>_ladder.csv`` and ``<section>_singular_values.csv``, each whole or not at all."""
         section = self.frame.section.iloc[0]
-        return save(self.frame, f"{section}_ladder", folder), save(
+        return saved.save(self.frame, f"{section}_ladder", folder), saved.save(
             self.singular_values, f"{section}_singular_values", folder
         )
 
@@ -204,15 +203,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _line(row: str, part: pd.DataFrame) -> dict[str, str]:
-    whole, pairs = part[part.model_a == ALL], part[part.model_a != ALL]
-    first, chosen = whole.iloc[0], whole[whole.chosen].iloc[0]
-    verdict = Verdict(
-        chosen.verdict,
-        chosen.explained,
-        weak=chosen.verdict != "none" and chosen.explained < WEAK,
-        models=int(first.n_models),
-        few_anchors=first.n_anchors <= max(first.dim_a, first.dim_b),
-    )
+    verdict, first, pairs = _verdict(part), part[part.model_a == ALL].iloc[0], part[part.model_a != ALL]
     each = pairs[pairs.chosen]
     shares = each.verdict.value_counts(normalize=True)
     rungs = {rung: lines for rung, lines in pairs.groupby("rung", sort=False) if rung != "constant"}
@@ -221,7 +212,7 @@ def _line(row: str, part: pd.DataFrame) -> dict[str, str]:
     compared = f"{len(each)} of {first.pairs_in_all}" if len(each) < first.pairs_in_all else str(len(each))
     return {
         "Row": row,
-        "Structure of T": named(chosen.verdict) + (" (weak)" if verdict.weak else ""),
+        "Structure of T": _word(verdict),
         "Pairs, each by itself": ", ".join(f"{named(name)} {share:.0%}" for name, share in shares.items()),
         **{f"Explained by {named(rung)}": _explained(span) for rung, span in spans.items()},
         "Affine beyond similarity": _explained(beyond_similarity(part)),
@@ -234,6 +225,22 @@ def _line(row: str, part: pd.DataFrame) -> dict[str, str]:
         "Data": f"{first.data}; {first.n_anchors} anchors, {first.n_samples:,} scored",
         "Note": _notes(each, next(iter(spans.values()))),
     }
+
+
+def _verdict(part: pd.DataFrame) -> Verdict:
+    """The ladder's answer for all pairs of a row at once."""
+    (chosen,) = part[(part.model_a == ALL) & part.chosen].itertuples()
+    return Verdict(
+        chosen.verdict,
+        chosen.explained,
+        weak=chosen.verdict != "none" and chosen.explained < WEAK,
+        models=int(chosen.n_models),
+        few_anchors=chosen.n_anchors <= max(chosen.dim_a, chosen.dim_b),
+    )
+
+
+def _word(verdict: Verdict) -> str:
+    return named(verdict.invariance) + (" (weak)" if verdict.weak else "")
 
 
 def named(rung: str) -> str:
@@ -309,14 +316,14 @@ def pages(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     before = ["Structure of T", *explained]
     after = ["Singular values, largest / smallest", "Models", "Note"]
     titles = [*(explained.get(column, column) for column in before), "Affine beyond similarity", *after, "Data"]
-    lines = [f"| Row | {' | '.join(titles)} |", "| --- " * (1 + len(titles)) + "|"]
+    lines = []
     for section, rows in listed.items():
         for line in rows.to_dict("records"):
             beyond = beyond_similarity(frames[section][frames[section].row == line["Row"]])
             cells = [f"[{line['Row']}](results/{section}.ipynb)", *(line[column] for column in before)]
             cells += [_explained(beyond, 3), *(line[column] for column in after), line["Data"].partition(";")[0]]
-            lines.append(f"| {' | '.join(cells)} |")
-    return {"structure_by_factor": "\n".join(sentences) + "\n", "structure": "\n".join(lines) + "\n"}
+            lines.append(cells)
+    return {"structure_by_factor": "\n".join(sentences) + "\n", "structure": findings.table(["Row", *titles], lines)}
 
 
 def _sentence(title: str, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
@@ -341,13 +348,12 @@ def overview(frames: Mapping[str, pd.DataFrame]) -> Figure:
     )
     for (section, frame), ax in zip(frames.items(), axes.flat, strict=True):
         rows = list(frame.row.drop_duplicates())
-        pairs, chosen = frame[frame.model_a != ALL], table(frame).set_index("Row")["Structure of T"]
-        means = pairs.groupby(["rung", "row"]).explained.mean().clip(lower=LOWEST)
+        means = frame[frame.model_a != ALL].groupby(["rung", "row"]).explained.mean().clip(lower=LOWEST)
         for aside, (rung, (marker, color)) in zip(np.linspace(-0.24, 0.24, len(STEPS)), STEPS.items(), strict=True):
             y = [rows.index(row) + aside for row in means[rung].index]
             ax.plot(means[rung], y, marker, color=color, markersize=5, alpha=0.8, label=named(rung))
-        for row, words in chosen.items():
-            ax.annotate(words, (1.04, rows.index(row)), va="center", fontsize=8.5)
+        for y, row in enumerate(rows):
+            ax.annotate(_word(_verdict(frame[frame.row == row])), (1.04, y), va="center", fontsize=8.5)
         ax.axvline(0, color="0.6", linewidth=1)
         ax.set_yticks(range(len(rows)), rows)
         ax.set(xlim=(LOWEST - 0.05, 1.4), ylim=(len(rows) - 0.5, -0.5))

@@ -138,7 +138,7 @@ def prediction(frame: pd.DataFrame) -> pd.DataFrame:
                 "highest": f"{own.retention.max():.2f}",
                 "Rank correlation": _number(line.rho) if line.testable else "-",
                 "p (models relabelled)": f"{line.p:.3f}" if line.testable else "-",
-                "p (within groups)": line.within.removeprefix("p ") or "-",
+                "p (within groups)": line.within or "-",
                 "R² for held-out models": _number(line.held_out_r2) if line.testable else "-",
                 "Note": line.reason if not line.testable else "",
             }

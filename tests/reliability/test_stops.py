@@ -56,7 +56,7 @@ def cluster(tmp_path):
     quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     scheduler = subprocess.Popen([*dask, "scheduler", *options, "--port", "0"], **quiet)
     wait(file.exists)
-    one = ["--nthreads", "1", "--no-nanny", "--death-timeout", "5"]
+    one = ["--nthreads", "1", "--no-nanny", "--death-timeout", "60"]
     worker = subprocess.Popen([*dask, "worker", *options, *one], **quiet)
     yield scheduler, str(file)
     for process in (scheduler, worker):

@@ -7,8 +7,15 @@ import pytest
 from scipy.stats import ortho_group
 from sklearn.metrics.pairwise import cosine_similarity
 
-from invariances import Affine, Orthogonal, Relative, SpaceError, align, compare
+from invariances import (
+    Affine,
+    Orthogonal,
+    Relative,
+    align,
+    compare,
+)
 from invariances.alignment import COLUMNS
+from invariances.errors import SpaceError
 from invariances.similarity import METRICS
 from invariances.transforms import INVARIANCES
 

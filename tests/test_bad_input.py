@@ -28,7 +28,6 @@ from invariances import (
     Product,
     Relative,
     Scale,
-    SpaceError,
     Stitchable,
     align,
     cka,
@@ -43,6 +42,7 @@ from invariances import (
     stitch,
 )
 from invariances.cli import main
+from invariances.errors import SpaceError
 from invariances.spaces import anchor_ids, read_space, read_spaces
 
 N, D = 40, 4

@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 
 from invariances import book
+from invariances.errors import DataError, ParameterError, RunError
 from invariances.paper import budget
-from invariances.paper.parameters import ParameterError
-from invariances.zoo.registry import DataError
 
 
 def test_normalised_removes_what_changes_by_the_clock():
@@ -37,7 +36,7 @@ def test_a_bad_parameter_stops_before_anything_runs(tmp_path):
 
 def test_a_book_that_cannot_be_built_is_one_sentence(tmp_path, capsys):
     (tmp_path / "book").mkdir()
-    with pytest.raises(book.RunError, match="could not build the book"):
+    with pytest.raises(RunError, match="could not build the book"):
         book.build(tmp_path / "book")
 
 
@@ -101,13 +100,13 @@ def test_what_would_end_a_run_is_said_before_anything_is_trained(parts, tmp_path
         book.reproduce("lap", results)
     with pytest.raises(ParameterError, match="unknown part sections; choose from data, initialization"):
         book.reproduce("smoke", results, ["sections"])
-    with pytest.raises(book.RunError, match=r"is no book; give the folder results of one, e\.g\. book/results"):
+    with pytest.raises(RunError, match=r"is no book; give the folder results of one, e\.g\. book/results"):
         book.reproduce("smoke", tmp_path / "elsewhere" / "results")
     monkeypatch.setenv("INVARIANCES_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"the data set mnist is missing: .*INVARIANCES_DATA"):
         book.reproduce("laptop", results)
     monkeypatch.setattr(book, "_script", lambda study: tmp_path / "none.py")
-    with pytest.raises(book.RunError, match=r"there is no benchmarks/anchors\.py"):
+    with pytest.raises(RunError, match=r"there is no benchmarks/anchors\.py"):
         book.reproduce("smoke", results)
     assert done == []
     assert not (results / book.RUN).exists()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import matplotlib
 
+from invariances.errors import SpaceError
+
 matplotlib.use("Agg")
 
 import numpy as np
@@ -17,7 +19,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import ortho_group
 
-from invariances import SpaceError, Verdict, align, cli, discover
+from invariances import (
+    Verdict,
+    align,
+    cli,
+    discover,
+)
 from invariances.discovery import DELTA, FITS, RUNGS, SMALLEST_FIRST, _choose, _filtered, _predicted, _ridge, ladder
 from invariances.transforms import INVARIANCES, factorise
 

@@ -20,8 +20,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import save
 
-from invariances import INVARIANCES, METRICS, SpaceError, align, pairwise
+from invariances import (
+    INVARIANCES,
+    METRICS,
+    align,
+    pairwise,
+)
 from invariances.alignment import COLUMNS
+from invariances.errors import SpaceError
 from invariances.spaces import StoredSpace, read_space
 from invariances.transforms import relative
 

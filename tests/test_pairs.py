@@ -13,6 +13,7 @@ from scipy.stats import binom, spearmanr
 from scipy.stats import t as student
 from typer.testing import CliRunner
 
+from invariances.errors import SpaceError
 from invariances.pairs import (
     PREDICTION_COLUMNS,
     difference,
@@ -24,7 +25,6 @@ from invariances.pairs import (
     relabellings,
     two_groups,
 )
-from invariances.spaces import SpaceError
 
 ROOT = Path(__file__).resolve().parent.parent
 CHARACTERISTICS = ROOT / "book" / "characteristics"

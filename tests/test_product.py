@@ -8,8 +8,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group
 from sklearn.metrics.pairwise import cosine_similarity
 
+from invariances.errors import SpaceError
 from invariances.product import AGGREGATIONS, Product
-from invariances.spaces import SpaceError
 from invariances.transforms import SIMILARITIES
 
 DEFAULT = ("cosine", "euclidean", "l1", "linf")

@@ -13,8 +13,8 @@ from scipy.stats import binom, ortho_group, pearsonr, spearmanr
 from sklearn.metrics.pairwise import cosine_similarity
 
 from invariances import similarity
+from invariances.errors import SpaceError
 from invariances.similarity import METRICS, PERMUTATIONS, cka, compare, cosine, pairwise, procrustes
-from invariances.spaces import SpaceError
 
 OPERATIONS = [
     "isotropic-scale",

@@ -5,7 +5,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from invariances.spaces import SpaceError, anchor_ids, class_codes, read_space, read_spaces
+from invariances.errors import SpaceError
+from invariances.spaces import (
+    anchor_ids,
+    class_codes,
+    read_space,
+    read_spaces,
+)
 
 FLOATS = [np.float16, np.float32, np.float64]
 

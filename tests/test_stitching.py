@@ -4,7 +4,15 @@ import torch
 from scipy.stats import ortho_group
 from sklearn.metrics.pairwise import cosine_similarity
 
-from invariances import Affine, Codes, Orthogonal, Product, SpaceError, Stitchable, stitch
+from invariances import (
+    Affine,
+    Codes,
+    Orthogonal,
+    Product,
+    Stitchable,
+    stitch,
+)
+from invariances.errors import SpaceError
 from invariances.stitching import COLUMNS, connect
 
 K, N, D, CLASSES = 100, 300, 12, 4

@@ -17,7 +17,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from invariances.spaces import SpaceError
+from invariances.errors import SpaceError
 from invariances.transforms import (
     INVARIANCES,
     OPERATIONS,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from invariances.pairs import Interval, difference, interval, rank_prediction
     from invariances.product import Product
     from invariances.similarity import METRICS, cka, compare, cosine, pairwise, procrustes
-    from invariances.spaces import SpaceError
     from invariances.stitching import Codes, Stitchable, stitch
     from invariances.transforms import (
         INVARIANCES,
@@ -37,7 +36,8 @@ _HOMES = {
     "pairs": ("interval", "difference", "Interval", "rank_prediction"),
     "product": ("Product",),
     "similarity": ("METRICS", "compare", "pairwise", "cosine", "cka", "procrustes"),
-    "spaces": ("SpaceError",),
+    "errors": ("InvariancesError", "SpaceError"),
+    "spaces": ("Rows",),
     "stitching": ("stitch", "Codes", "Stitchable"),
     "transforms": (
         "INVARIANCES",
@@ -61,12 +61,14 @@ __all__ = [
     "Affine",
     "Codes",
     "Interval",
+    "InvariancesError",
     "IsotropicScale",
     "Orthogonal",
     "Permutation",
     "Product",
     "Relative",
     "Report",
+    "Rows",
     "Scale",
     "Similarity",
     "SpaceError",

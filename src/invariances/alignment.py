@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from sklearn.base import clone
 
+from invariances.errors import SpaceError
 from invariances.nulls import PERMUTATIONS
 from invariances.similarity import SUBSAMPLE, Metric, Score, check_permutations, metric_named
 from invariances.spaces import (
-    SpaceError,
     Spaces,
     anchor_ids,
     check_whole,

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invariances.errors import ParameterError, RunError
 from invariances.paper import parameters
 from invariances.paper.rows import SECTIONS
 
@@ -25,10 +26,6 @@ STUDIES = {"anchors": "beyond"}
 """Scripts in ``benchmarks`` that go beyond the paper's tables, and the book's folder that they write into."""
 PARTS = ("data", *SECTIONS, *STUDIES, "pages", "book")
 """What `reproduce` does, in this order."""
-
-
-class RunError(RuntimeError):
-    """A notebook or the book failed; the message is one sentence."""
 
 
 def root() -> Path:
@@ -235,7 +232,7 @@ def _check_start(profile: str, results: Path, only: Sequence[str], parts: Sequen
     parameters.check(SECTIONS[0], {"profile": profile})
     unknown = sorted(set(only) - set(PARTS))
     if unknown:
-        raise parameters.ParameterError(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+        raise ParameterError(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     if not (results.parent / "_toc.yml").is_file():
         raise RunError(f"{results.parent} is no book; give the folder results of one, e.g. book/results")
     for study in STUDIES:

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from invariances import __version__
+from invariances.errors import ParameterError
 
 # \b keeps click from rewrapping a paragraph
 EPILOG = """\b
@@ -106,8 +107,6 @@ def run(
 
 def _pair(text: str) -> tuple[str, object]:
     """One parameter, its value read as papermill's command reads it."""
-    from invariances.paper.parameters import ParameterError
-
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ParameterError(f"parameter {text!r} has no value; write -p NAME VALUE, e.g. -p seeds 3")

@@ -19,8 +19,9 @@ import pandas as pd
 import torch
 
 from invariances.alignment import align
+from invariances.errors import SpaceError
 from invariances.report import DELTA, WEAK, Report, Verdict
-from invariances.spaces import SpaceError, Spaces, anchor_ids, read_spaces
+from invariances.spaces import Spaces, anchor_ids, read_spaces
 from invariances.transforms import (
     Factor,
     Map,

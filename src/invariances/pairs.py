@@ -17,7 +17,8 @@ import pandas as pd
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from invariances.spaces import SpaceError, check_whole, shown
+from invariances.errors import SpaceError
+from invariances.spaces import check_whole, shown
 
 Groups: TypeAlias = "tuple[Sequence[str], Sequence[str]]"
 Bounds: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"

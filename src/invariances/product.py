@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from invariances.spaces import SpaceError, check_whole
+from invariances.errors import SpaceError
+from invariances.spaces import check_whole
 from invariances.transforms import SIMILARITIES, Relative, relative
 
 AGGREGATIONS = ("concat", "sum", "attention")

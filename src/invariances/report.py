@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from invariances.spaces import SpaceError
+from invariances.errors import SpaceError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

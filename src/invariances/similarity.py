@@ -24,11 +24,11 @@ import torch
 from scipy.stats import norm, rankdata
 
 from invariances import nulls
+from invariances.errors import SpaceError
 from invariances.kernels import Method, linear_products
 from invariances.nulls import PERMUTATIONS, Moments
 from invariances.spaces import (
     Space,
-    SpaceError,
     Spaces,
     check_whole,
     class_codes,

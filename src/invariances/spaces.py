@@ -9,22 +9,20 @@ from __future__ import annotations
 import functools
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 import safetensors
 import torch
 
+from invariances.errors import SpaceError
+
 Space: TypeAlias = "np.ndarray | torch.Tensor | str | Path"
 Spaces: TypeAlias = "Mapping[str, Space] | Sequence[Space]"
-
-
-class SpaceError(ValueError):
-    """Embeddings, anchors or labels that cannot be used; the message says what, where and the remedy."""
 
 
 CHUNK_BYTES = 32 * 2**20
@@ -394,3 +392,40 @@ def _check_values(x: torch.Tensor | StoredSpace, name: str) -> tuple[float, floa
 
 def _rows_message(name: str, bad: list[int], what: str, remedy: str) -> str:
     return f"{name}: {len(bad)} row(s) hold {what} (first: row {bad[0]}); {remedy}"
+
+
+# Rows of a table ---------------------------------------------------------------------------------
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Spread: TypeAlias = "Callable[[Callable[[Item], Result], Iterable[Item]], Iterable[Result]]"
+"""How units of work are spread: called like the builtin `map`, which does one after the other."""
+
+
+class Rows(Mapping[Key, Value]):
+    """Several comparisons, e.g. the rows of a table, each read when it is asked for and never kept.
+
+    Parameters
+    ----------
+    keys : iterable
+        Names of rows, or tuples that start with the name of a row.
+    load : callable
+        Gives a key's value. Where rows are spread over processes it has to be importable.
+    """
+
+    def __init__(self, keys: Iterable[Key], load: Callable[[Key], Value]) -> None:
+        self._keys = tuple(dict.fromkeys(keys))
+        self._load = load
+
+    def __getitem__(self, key: Key) -> Value:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._load(key)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)

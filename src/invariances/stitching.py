@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 from sklearn.base import clone
 
-from invariances.spaces import SpaceError, check_whole
+from invariances.errors import SpaceError
+from invariances.spaces import check_whole
 from invariances.transforms import INVARIANCES, transform_named
 
 COLUMNS = ["model_a", "model_b", "invariance", "control", "score", "ceiling", "retention", "n_samples", "n_anchors"]

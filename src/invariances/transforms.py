@@ -27,7 +27,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch.autograd.function import once_differentiable
 
-from invariances.spaces import SpaceError, as_tensor, read_space, unit_factor
+from invariances.errors import SpaceError
+from invariances.spaces import as_tensor, read_space, unit_factor
 
 Matrix: TypeAlias = "np.ndarray | torch.Tensor"
 Penalty: TypeAlias = "float | Literal['gcv', 'loo']"

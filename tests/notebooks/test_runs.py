@@ -132,7 +132,7 @@ def test_papermill_ends_with_one_sentence_that_names_the_choices(name, value, ch
     done = _run([*PAPERMILL, _notebook(), "out.ipynb", "-p", name, value], tmp_path)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode != 0
-    assert last.startswith("invariances.paper.parameters.ParameterError") or last.startswith("ParameterError")
+    assert last.startswith("invariances.errors.ParameterError") or last.startswith("ParameterError")
     assert choices in last
 
 

@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from invariances.errors import DataError, PretrainedError
 from invariances.paper import atlas, parameters
 from invariances.paper.atlas import Member
 from invariances.zoo import pretrained
-from invariances.zoo.datasets import DataError
-from invariances.zoo.pretrained import PretrainedError
 
 N = 200
 TEXTS = ["BERT", "BERT, untrained"]

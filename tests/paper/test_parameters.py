@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from invariances.paper.parameters import ParameterError, check, read
+from invariances.errors import ParameterError
+from invariances.paper.parameters import check, read
 from invariances.paper.profiles import PROFILES
 
 NAMES = ("profile", "datasets", "seeds", "anchors", "epochs", "samples", "metric", "device", "data")

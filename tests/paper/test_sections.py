@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
+from invariances.errors import ParameterError, PretrainedError
 from invariances.paper import parameters, sections, tables
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS
@@ -53,7 +54,7 @@ def test_rows_left_out_say_why_and_keep_their_reported_numbers():
 
 @pytest.mark.parametrize(("name", "value"), [("samples", 5_000), ("anchors", 1_900)])
 def test_an_explicit_size_that_is_too_large_is_an_error(name, value):
-    with pytest.raises(parameters.ParameterError, match=f"parameter {name} is {value}") as error:
+    with pytest.raises(ParameterError, match=f"parameter {name} is {value}") as error:
         _plan("initialization", datasets="mnist", **{name: value})
     assert "\n" not in str(error.value)
 
@@ -178,7 +179,7 @@ def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tm
     reason = {p.row.name: p.not_run for p in sections.plan(settings)}["TREC"]
     assert "bert-base-cased is missing" in reason
     assert sections.plan_table(settings).set_index("row")["data"]["TREC"] == reason
-    with pytest.raises(pretrained.PretrainedError, match="no row of initialization can be run; the checkpoint bert"):
+    with pytest.raises(PretrainedError, match="no row of initialization can be run; the checkpoint bert"):
         sections.run(settings)
 
 
@@ -227,7 +228,7 @@ def test_a_held_back_sample_runs_at_laptop_size_and_is_named(
     assert set(study.frame.n_train) == {n_train}
     assert study.frame.score.notna().all()
     for size in ("samples", "anchors"):
-        with pytest.raises(parameters.ParameterError, match="give at most so many"):
+        with pytest.raises(ParameterError, match="give at most so many"):
             sections.plan(parameters.check("initialization", {**given, size: n_train + 1}))
 
 

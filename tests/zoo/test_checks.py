@@ -11,8 +11,9 @@ import pyarrow.parquet as parquet
 import pytest
 
 from invariances import cli
+from invariances.errors import DataError
 from invariances.zoo import checks
-from invariances.zoo.registry import REGISTRY, DataError, names_digest
+from invariances.zoo.registry import REGISTRY, names_digest
 
 TREC = "CogComp/trec/train-00000-of-00001.parquet"
 MNIST = "ylecun/mnist/train-00000-of-00001.parquet"

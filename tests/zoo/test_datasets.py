@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from invariances.errors import DataError, PretrainedError
 from invariances.zoo import builtin, datasets, store
-from invariances.zoo.datasets import DataError, View
-from invariances.zoo.pretrained import PretrainedError
+from invariances.zoo.datasets import View
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 PAD, CLS, SEP = {"wordpiece": 0, "byte-bpe": 1}, {"wordpiece": 2, "byte-bpe": 0}, {"wordpiece": 3, "byte-bpe": 2}

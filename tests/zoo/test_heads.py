@@ -11,7 +11,13 @@ from scipy.stats import ortho_group
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
-from invariances import Codes, SpaceError, Stitchable, product, zoo
+from invariances import (
+    Codes,
+    Stitchable,
+    product,
+    zoo,
+)
+from invariances.errors import SpaceError
 from invariances.stitching import connect
 from invariances.zoo import datasets, heads, pretrained, store, training
 from invariances.zoo.datasets import View

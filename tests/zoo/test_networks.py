@@ -4,6 +4,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
 
+from invariances.errors import PretrainedError
 from invariances.zoo import pretrained
 from invariances.zoo.networks import build
 from invariances.zoo.recipes import Network
@@ -245,5 +246,5 @@ def test_a_fresh_network_of_a_checkpoint_keeps_its_weights_in_its_state(checkpoi
 
 
 def test_data_that_are_not_made_for_a_checkpoint_are_refused(checkpoint):
-    with pytest.raises(pretrained.PretrainedError, match="not for text"):
+    with pytest.raises(PretrainedError, match="not for text"):
         build(Network("pretrained", checkpoint=checkpoint), "classification", 0, (LENGTH,), CLASSES, VOCABULARY)

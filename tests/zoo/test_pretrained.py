@@ -20,9 +20,9 @@ from torchvision.models import get_model, get_weight, resnet18
 from torchvision.transforms.v2 import functional as tv
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
+from invariances.errors import PretrainedError
 from invariances.zoo import pretrained, store, training
 from invariances.zoo.networks import Model, build
-from invariances.zoo.pretrained import PretrainedError
 from invariances.zoo.recipes import Network, Recipe, Training
 
 TEXTS = ["where is the river", "who wrote the novel about the river", "river"]

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import invariances
+from invariances.errors import StoreError
 from invariances.zoo import store
-from invariances.zoo.store import Artefact, StoreError
+from invariances.zoo.store import Artefact
 
 DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
 
@@ -329,7 +330,7 @@ def test_nothing_loads_what_could_be_a_pickle():
 def test_fetch_from_a_store_that_is_a_file_is_a_store_error(tmp_path, monkeypatch):
     (tmp_path / "home").write_text("")
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "home"))
-    with pytest.raises(store.StoreError, match="cannot write to the store"):
+    with pytest.raises(StoreError, match="cannot write to the store"):
         store.fetch("models", "key", lambda: pytest.fail("nothing should be made for a store that cannot keep it"))
 
 

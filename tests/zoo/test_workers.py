@@ -15,6 +15,7 @@ from distributed import Future, LocalCluster, as_completed
 from distributed.comm import CommClosedError
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from invariances.errors import WorkersError
 from invariances.zoo import workers
 
 
@@ -134,7 +135,7 @@ def test_a_script_that_workers_cannot_import_is_told_what_to_do():
 from invariances.zoo import workers
 try:
     list(workers.run(abs, [1, 2], "test", 2))
-except workers.WorkersError as error:
+except WorkersError as error:
     print(error)
 """
     done = subprocess.run(
@@ -337,14 +338,14 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch,
         content, cluster = "not json" if cluster == "file" else "{}", str(tmp_path / "scheduler.json")
         Path(cluster).write_text(content)
     monkeypatch.setenv("INVARIANCES_CLUSTER", cluster)
-    with pytest.raises(workers.WorkersError, match="unset it to use this machine") as caught:
+    with pytest.raises(WorkersError, match="unset it to use this machine") as caught:
         list(workers.run(math.sqrt, [1, 2], "test"))
     assert f"no Dask scheduler answers at {cluster}" in sentence(caught)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_unit_that_ends_every_worker_is_one_sentence():
-    killed = pytest.raises(workers.WorkersError, match="ended every worker process")
+    killed = pytest.raises(WorkersError, match="ended every worker process")
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), killed as caught:
         list(workers.run(die, [1, 2], "training models", 2))
     assert "training models stopped" in sentence(caught)
@@ -404,6 +405,6 @@ def test_a_result_that_the_scheduler_took_with_it_is_one_sentence(monkeypatch):
     with cluster_of_one() as cluster:
         monkeypatch.setenv("INVARIANCES_CLUSTER", cluster.scheduler_address)
         monkeypatch.setattr(Future, "result", gone)
-        with pytest.raises(workers.WorkersError, match="went away; what is finished is kept") as lost:
+        with pytest.raises(WorkersError, match="went away; what is finished is kept") as lost:
             list(workers.run(abs, [1, 2], "test"))
         assert "\n" not in str(lost.value)

@@ -19,15 +19,14 @@ import torch
 
 from invariances import zoo
 from invariances.alignment import align
+from invariances.errors import DataError, ParameterError, PretrainedError
 from invariances.pairs import Interval, interval
 from invariances.paper import findings, parameters, sections
 from invariances.paper.claims import describe
 from invariances.paper.figures import _closed
-from invariances.paper.parameters import ParameterError, Settings
+from invariances.paper.parameters import Settings
 from invariances.paper.saved import save
 from invariances.zoo import datasets, pretrained, training, workers
-from invariances.zoo.datasets import DataError
-from invariances.zoo.pretrained import PretrainedError
 from invariances.zoo.training import Trained
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, field_validator
 
+from invariances.errors import ParameterError
 from invariances.paper.profiles import PROFILES, Profile
 from invariances.paper.rows import ROWS, dataset_names
 
@@ -33,10 +34,6 @@ METRICS = (
 DEVICES = ("auto", "cpu", "cuda")
 INJECTED = "# Parameters"
 """How the cell starts in which papermill puts the parameters that it was given."""
-
-
-class ParameterError(ValueError):
-    """A parameter that is not one, or has a value it cannot have."""
 
 
 class Settings(BaseModel):

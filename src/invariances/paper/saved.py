@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from invariances.errors import RunError
+
 
 def save(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> Path:
     """Write a frame as ``<name>.csv``, whole or not at all; its path."""
@@ -21,10 +23,10 @@ def read(section: str, folder: str | Path, table: str = "") -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
+    RunError
         If it is missing.
     """
     path = Path(folder) / f"{section}{table}.csv"
     if not path.is_file():
-        raise ValueError(f"there is no {path.name} in {folder}; run the section first: invariances run {section}")
+        raise RunError(f"there is no {path.name} in {folder}; run the section first: invariances run {section}")
     return pd.read_csv(path)

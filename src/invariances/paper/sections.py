@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from invariances import zoo
 from invariances.alignment import align
-from invariances.paper.parameters import ParameterError, Settings
+from invariances.errors import ParameterError, PretrainedError
+from invariances.paper.parameters import Settings
 from invariances.paper.rows import INVARIANCES, ROWS, Row, Variant
 from invariances.paper.saved import save
 from invariances.stitching import UNTRAINED, Codes, Stitchable, stitch
 from invariances.zoo import datasets, heads, pretrained, training, workers
 from invariances.zoo.heads import Head, HeadRecipe
-from invariances.zoo.pretrained import PretrainedError
 from invariances.zoo.recipes import Network, Recipe, Training
 from invariances.zoo.training import ANCHOR_POOL, Trained
 

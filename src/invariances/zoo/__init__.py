@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from invariances.errors import ParameterError, WorkersError
 from invariances.zoo import store, training, workers
 from invariances.zoo.recipes import Recipe
 from invariances.zoo.training import Trained
@@ -20,13 +21,13 @@ def device_named(name: str = "auto") -> torch.device:
 
     Raises
     ------
-    ValueError
+    ParameterError
         If the device is asked for but not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda is asked for, but torch sees no GPU; use device=auto or device=cpu")
+        raise ParameterError("device cuda is asked for, but torch sees no GPU; use device=auto or device=cpu")
     return torch.device(name)
 
 
@@ -82,7 +83,7 @@ def _make(recipes: tuple[Recipe, ...], device: str) -> None:
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         if len(recipes) == 1:
-            raise RuntimeError(
+            raise WorkersError(
                 f"the GPU's memory does not hold a model of {recipes[0].dataset}; what is finished is kept, run again "
                 "with device=cpu or a smaller profile"
             ) from None

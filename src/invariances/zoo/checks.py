@@ -13,8 +13,9 @@ import pandas as pd
 from pydantic import BaseModel, Field, NonNegativeInt, TypeAdapter, ValidationError
 from tqdm import tqdm
 
+from invariances.errors import DataError
 from invariances.zoo.datasets import file_sha256, parquet_files, write_json
-from invariances.zoo.registry import REGISTRY, DataError, Source, names_digest
+from invariances.zoo.registry import REGISTRY, Source, names_digest
 
 MANIFEST = "manifest.json"
 PICTURES = 100

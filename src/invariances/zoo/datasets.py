@@ -25,9 +25,16 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
+from invariances.errors import DataError
 from invariances.zoo import builtin, pretrained, store
 from invariances.zoo.home import data_folder, home
-from invariances.zoo.registry import REGISTRY, DataError, Shards, Source, hub_is_reachable, source_named
+from invariances.zoo.registry import (
+    REGISTRY,
+    Shards,
+    Source,
+    hub_is_reachable,
+    source_named,
+)
 
 ARRAYS_VERSION = 3
 """Counted up whenever the decoded arrays would change for the same source."""

@@ -20,8 +20,8 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from invariances import zoo
+from invariances.errors import SpaceError
 from invariances.product import Product, check
-from invariances.spaces import SpaceError
 from invariances.zoo import datasets, networks, store, training, workers
 from invariances.zoo.datasets import STRICT
 from invariances.zoo.recipes import Recipe, Training

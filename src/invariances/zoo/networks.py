@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from invariances.errors import PretrainedError
 from invariances.transforms import relative
 from invariances.zoo import pretrained
 from invariances.zoo.recipes import Network
@@ -211,9 +212,9 @@ def _pretrained(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn
     name = network.checkpoint
     kind = "text" if len(shape) == 1 else "vision"
     if pretrained.named(name).kind != kind:
-        raise pretrained.PretrainedError(f"the checkpoint {name} is not for {kind}; give one that is")
+        raise PretrainedError(f"the checkpoint {name} is not for {kind}; give one that is")
     if kind == "text" and pretrained.tokenizer(name, shape[0]).get_vocab_size() != vocabulary:
-        raise pretrained.PretrainedError(
+        raise PretrainedError(
             f"the texts are not encoded by the tokenizer of {name}; prepare them with tokenizer={name}"
         )
     return pretrained.encoder(name, network.fresh)

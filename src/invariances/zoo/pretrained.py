@@ -23,14 +23,11 @@ import pandas as pd
 import torch
 from torch import nn
 
+from invariances.errors import PretrainedError
 from invariances.zoo.registry import hub_is_reachable
 
 PINNED = 16
 """Hexadecimal digits of a pinned name's digest."""
-
-
-class PretrainedError(RuntimeError):
-    """A checkpoint that cannot be had or used; the message says what, where and the remedy."""
 
 
 class Checkpoint(NamedTuple):

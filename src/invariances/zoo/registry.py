@@ -8,11 +8,8 @@ import os
 import re
 from typing import Literal, NamedTuple
 
+from invariances.errors import DataError
 from invariances.zoo import builtin
-
-
-class DataError(RuntimeError):
-    """A data set that cannot be had or used; the message says what, where and the remedy."""
 
 
 class Classes(NamedTuple):

@@ -24,16 +24,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_bytes
 from safetensors.numpy import save as save_bytes
 
+from invariances.errors import StoreError
 from invariances.zoo.home import home
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?P<key>[0-9a-f]{20})(\.lock|(\.safetensors|\.json)(\.part)?)")
 """What the store's files are called; `entries` and `prune` see no others."""
-
-
-class StoreError(RuntimeError):
-    """The store cannot be read or written; the message says where and the remedy."""
 
 
 class Artefact(NamedTuple):

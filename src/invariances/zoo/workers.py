@@ -22,6 +22,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from invariances.errors import WorkersError
+
 if TYPE_CHECKING:
     from distributed import Client, Future, as_completed
 
@@ -50,10 +52,6 @@ DASK = {
 units that wait); and no item may be set aside behind a long one while another worker is free."""
 
 _report: ContextVar[Callable[..., None] | None] = ContextVar("report", default=None)
-
-
-class WorkersError(RuntimeError):
-    """The workers cannot go on; the message says why and the remedy."""
 
 
 @contextmanager

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from invariances import zoo
 from invariances.paper import sections
-from invariances.paper.parameters import check
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import SECTIONS
+from invariances.paper.settings import check
 from invariances.zoo import datasets, store, training, workers
 from invariances.zoo.networks import build
 from invariances.zoo.recipes import Network, Recipe

@@ -25,9 +25,9 @@ data: "Optional[str]" = None  # auto (INVARIANCES_DATA, then the hub), builtin (
 
 # %% tags=["remove-cell"]
 # stops here, with one sentence, if a parameter is unknown or has a value it cannot have
-from invariances.paper import parameters
+from invariances.paper.settings import read
 
-settings = parameters.read("architecture", globals())
+settings = read("architecture", globals())
 
 # %% tags=["remove-input"]
 import pandas as pd

@@ -30,9 +30,9 @@ data: "Optional[str]" = None  # auto (INVARIANCES_DATA, then the hub), builtin (
 
 # %% tags=["remove-cell"]
 # stops here, with one sentence, if a parameter is unknown or has a value it cannot have
-from invariances.paper import parameters
+from invariances.paper.settings import read
 
-settings = parameters.read("stitching", globals())
+settings = read("stitching", globals())
 
 # %% tags=["remove-input"]
 import pandas as pd

@@ -25,16 +25,17 @@ data: "Optional[str]" = None  # auto (INVARIANCES_DATA, then the hub), builtin (
 
 # %% tags=["remove-cell"]
 # stops here, with one sentence, if a parameter is unknown or has a value it cannot have
-from invariances.paper import parameters
+from invariances.paper.settings import read
 
-settings = parameters.read("training", globals())
+settings = read("training", globals())
 
 # %% tags=["remove-input"]
 import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from invariances.paper import attention, claims, conditions, figures, ladder, saved, sections, tables
+from invariances.paper.frames import save_table
+from invariances.paper import attention, claims, conditions, figures, ladder, sections, tables
 
 study = sections.run(settings)
 results = pd.read_csv(study.save())
@@ -101,7 +102,7 @@ display(
 # no difference to the accuracy that these few models could show.
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "Heatmaps of attention weights between the components cosine, L2, L1 and L-infinity, a line of panels per row and one panel per condition, each cell with its mean and its standard deviation over models"}}
-attended = pd.read_csv(saved.save(attention.attend(study), "training_attention"))
+attended = pd.read_csv(save_table(attention.attend(study), "training_attention"))
 display(
     attention.heatmaps(attended),
     tables.Shown(attention.accuracies(attended), "Test accuracy with attention and with equal weights, paired by encoder"),
@@ -123,7 +124,7 @@ display(
 # class as a whole. Everything is measured on one subset of the data, with encoders of the size named above.
 
 # %% tags=["remove-input"] mystnb={"image": {"alt": "First figure: agreement of the four components across conditions, pairs as points, with two chance levels, beside the attention that each component receives, one line of panels per row. Second figure: agreement by class and component, one heatmap per row"}}
-alike = pd.read_csv(saved.save(attention.agree(study), "training_features"))
+alike = pd.read_csv(save_table(attention.agree(study), "training_features"))
 display(attention.features(alike, attended), attention.classes(alike))
 
 # %% [markdown]

@@ -90,7 +90,7 @@ def _python(code, **environment):
     ).stdout
 
 
-@pytest.mark.parametrize("module", ["invariances", "invariances.cli", "invariances.paper.parameters"])
+@pytest.mark.parametrize("module", ["invariances", "invariances.cli", "invariances.paper.settings"])
 def test_what_starts_first_imports_nothing_heavy(module):
     loaded = json.loads(_python(f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"))
     assert not {"torch", "pandas", "transformers", "datasets", "matplotlib", "papermill"} & set(loaded)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invariances.errors import ParameterError, RunError
-from invariances.paper import parameters
 from invariances.paper.rows import SECTIONS
+from invariances.paper.settings import check
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ def run_section(section: str, given: Mapping[str, Any], folder: Path, progress: 
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    parameters.check(section, given)
+    check(section, given)
     source = root() / "notebooks" / f"{section}.ipynb"
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +229,7 @@ def _check_start(profile: str, results: Path, only: Sequence[str], parts: Sequen
     from invariances.paper.rows import ROWS
     from invariances.zoo import datasets
 
-    parameters.check(SECTIONS[0], {"profile": profile})
+    check(SECTIONS[0], {"profile": profile})
     unknown = sorted(set(only) - set(PARTS))
     if unknown:
         raise ParameterError(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
@@ -252,7 +252,7 @@ def _prepare(profile: str) -> None:
     from invariances.paper.sections import plan
 
     for section in SECTIONS:
-        plan(parameters.check(section, {"profile": profile}))
+        plan(check(section, {"profile": profile}))
 
 
 def _script(study: str) -> Path:

@@ -87,7 +87,7 @@ def run(
 ) -> None:
     """Run one section's notebook; the output appears only if it succeeds."""
     from invariances.book import run_section
-    from invariances.paper.parameters import check
+    from invariances.paper.settings import check
 
     given = dict(_pair(text) for text in parameter or [])
     settings = check(section, given)
@@ -124,7 +124,7 @@ def book(
 ) -> None:
     """Run all sections and build the book from them, in a copy: no tracked file changes."""
     from invariances.book import make_book, root
-    from invariances.paper.parameters import check
+    from invariances.paper.settings import check
 
     check("initialization", {"profile": profile})
     folder = folder or root() / "_build" / profile

@@ -6,8 +6,8 @@ import jupytext
 import nbformat
 import pytest
 
-from invariances.paper.parameters import Settings
 from invariances.paper.rows import SECTIONS, dataset_names
+from invariances.paper.settings import Settings
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -61,5 +61,5 @@ def test_defaults_equal_those_of_the_settings(section):
 
 def test_parameters_are_checked_before_anything_is_imported_that_takes_time(section):
     code = [cell.source for cell in _cells(section) if cell.cell_type == "code"]
-    assert "parameters.read" in code[1]
+    assert "read" in code[1]
     assert "sections" not in code[1]

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from invariances.errors import DataError, PretrainedError
-from invariances.paper import atlas, parameters
+from invariances.paper import atlas
 from invariances.paper.atlas import Member
+from invariances.paper.settings import check
 from invariances.zoo import pretrained
 
 N = 200
@@ -149,7 +150,7 @@ def study(**given):
         "CNN-3 vs CNN-5": row(0, **{"CNN-3": "cnn-3", "CNN-5": "cnn-5"}),
         "BERT": row(50, BERT="bert"),
     }
-    return SimpleNamespace(rows=rows, settings=parameters.check("architecture", given))
+    return SimpleNamespace(rows=rows, settings=check("architecture", given))
 
 
 def test_one_recipe_under_two_names_is_drawn_once_and_stand_ins_have_no_pairs():

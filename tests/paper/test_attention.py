@@ -9,8 +9,9 @@ from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group, ttest_1samp
 from torch import nn
 
-from invariances.paper import attention, parameters, sections
-from invariances.paper.saved import save
+from invariances.paper import attention, sections
+from invariances.paper.frames import save_table
+from invariances.paper.settings import check
 from invariances.zoo import datasets, heads
 
 COMPONENTS = ["cosine", "euclidean", "l1", "linf"]
@@ -133,7 +134,7 @@ def _study(monkeypatch):
         for name, chosen in zip([*recipes["SGD"], *recipes["Adam"]], names, strict=True)
     }
     result = SimpleNamespace(models=models, planned=SimpleNamespace(groups=groups))
-    study = SimpleNamespace(settings=parameters.check("training", {}), rows={"CIFAR-10: SGD vs Adam": result})
+    study = SimpleNamespace(settings=check("training", {}), rows={"CIFAR-10: SGD vs Adam": result})
 
     def head_recipe(base, anchors, settings):
         return Recipe(base, anchors)
@@ -182,7 +183,7 @@ def test_attention_is_averaged_over_the_test_samples(monkeypatch):
 def test_frames_save_and_draw_again_from_their_csv(monkeypatch, tmp_path):
     study = _study(monkeypatch)
     weights, alike = attention.attend(study), attention.agree(study)
-    paths = [save(f, n, tmp_path) for f, n in ((weights, "training_attention"), (alike, "training_features"))]
+    paths = [save_table(f, n, tmp_path) for f, n in ((weights, "training_attention"), (alike, "training_features"))]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["training_attention.csv", "training_features.csv"]
     weights_again, alike_again = (pd.read_csv(path) for path in paths)
     assert len(alike_again) == 4 * (4 + 3)
@@ -250,7 +251,7 @@ def test_no_interval_from_one_model_or_without_spread():
 
 def test_real_heads_have_equal_weights_where_they_should():
     """Two digits' models of two conditions, at smoke size: heads through the store."""
-    settings = parameters.check("training", {"datasets": "cifar-10", "seeds": 2, "epochs": 1, "samples": 200})
+    settings = check("training", {"datasets": "cifar-10", "seeds": 2, "epochs": 1, "samples": 200})
     study = sections.run(settings)
     frame = attention.attend(study)
     control = frame[frame.equal_weights]

@@ -3,6 +3,8 @@ from types import SimpleNamespace
 
 import matplotlib
 
+from invariances.paper.settings import check
+
 matplotlib.use("Agg")
 
 import numpy as np
@@ -14,7 +16,7 @@ from matplotlib.colors import to_rgba
 from scipy.stats import ortho_group
 
 from invariances import discover, discovery, pairs
-from invariances.paper import ladder, parameters, sections
+from invariances.paper import ladder, sections
 
 D, ANCHORS, N = 24, 150, 650
 PLANTED = {"orthogonal": "orthogonal", "orthogonal+scale": "similarity", "affine": "affine", "none": "none"}
@@ -206,7 +208,7 @@ def test_two_models_have_no_interval_and_unequal_widths_are_noted():
 @pytest.fixture
 def study(monkeypatch):
     """A row of two conditions whose models are planted: affine between the conditions, rotations within."""
-    settings = parameters.check("training", {"datasets": "cifar-10", "seeds": 3, "anchors": ANCHORS})
+    settings = check("training", {"datasets": "cifar-10", "seeds": 3, "anchors": ANCHORS})
     planned = next(p for p in sections.plan(settings) if p.groups)
     monkeypatch.setattr(
         sections.datasets,

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from invariances.paper import sections
-from invariances.paper.parameters import check
+from invariances.paper.settings import check
 
 COMMITTED = Path(__file__).parent / "smoke" / "initialization_mnist.csv"
 """Made by ``invariances run initialization -p datasets mnist``."""

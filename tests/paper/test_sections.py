@@ -7,16 +7,17 @@ from huggingface_hub import constants
 from PIL import Image
 
 from invariances.errors import ParameterError, PretrainedError
-from invariances.paper import parameters, sections, tables
+from invariances.paper import sections, tables
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS
+from invariances.paper.settings import check
 from invariances.zoo import builtin, datasets, pretrained, store
 
 AUTOENCODERS = ("Autoencoder 0", "Autoencoder 1")
 
 
 def _plan(section, **given):
-    return sections.plan(parameters.check(section, given))
+    return sections.plan(check(section, given))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -94,7 +95,7 @@ def test_cross_lingual_groups_have_parallel_anchors_and_the_stand_in_says_so():
 
 
 def test_another_metric_and_untrained_models_only():
-    settings = parameters.check("initialization", {"datasets": "mnist", "seeds": 3, "epochs": 0, "metric": "cka"})
+    settings = check("initialization", {"datasets": "mnist", "seeds": 3, "epochs": 0, "metric": "cka"})
     study = sections.run(settings)
     assert set(study.frame.metric) == {"cka"}
     absolute = study.frame[(study.frame.invariance == "absolute") & (study.frame.reference == "trained")]
@@ -104,7 +105,7 @@ def test_another_metric_and_untrained_models_only():
 
 
 def test_rows_scored_side_by_side_are_the_rows_scored_one_by_one():
-    settings = parameters.check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0})
+    settings = check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0})
     study = sections.run(settings)
     alone = [sections._scored(result.planned, settings)[1] for result in study.rows.values()]
     assert len(alone) == 2
@@ -112,7 +113,7 @@ def test_rows_scored_side_by_side_are_the_rows_scored_one_by_one():
 
 
 def test_saved_table_is_whole_and_leaves_no_part(tmp_path):
-    study = sections.run(parameters.check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0}))
+    study = sections.run(check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0}))
     path = study.save(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["initialization.csv", "initialization_models.csv"]
     assert set(pd.read_csv(tmp_path / "initialization_models.csv").model) == {"CNN-3 0", "CNN-3 1", *AUTOENCODERS}
@@ -175,7 +176,7 @@ def test_other_profiles_train_from_scratch(checkpoints, profile):
 
 def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    settings = parameters.check("initialization", {"profile": "full", "datasets": "trec", "data": "builtin"})
+    settings = check("initialization", {"profile": "full", "datasets": "trec", "data": "builtin"})
     reason = {p.row.name: p.not_run for p in sections.plan(settings)}["TREC"]
     assert "bert-base-cased is missing" in reason
     assert sections.plan_table(settings).set_index("row")["data"]["TREC"] == reason
@@ -222,25 +223,25 @@ def test_a_held_back_sample_runs_at_laptop_size_and_is_named(
     monkeypatch.setenv("INVARIANCES_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "home"))
     given = {"profile": "laptop", "datasets": name, "seeds": 2, "epochs": 1}
-    study = sections.run(parameters.check("initialization", given))
+    study = sections.run(check("initialization", given))
     row = next(iter(study.rows.values())).planned.groups[0]
     assert (row.prepared.n_train, row.prepared.n_test, row.anchors) == (n_train, n_test, anchors)
     assert set(study.frame.n_train) == {n_train}
     assert study.frame.score.notna().all()
     for size in ("samples", "anchors"):
         with pytest.raises(ParameterError, match="give at most so many"):
-            sections.plan(parameters.check("initialization", {**given, size: n_train + 1}))
+            sections.plan(check("initialization", {**given, size: n_train + 1}))
 
 
 def test_a_dry_run_says_how_long_and_how_large(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     given = {"datasets": "mnist", "seeds": 2, "epochs": 2}
-    short = sections.plan_table(parameters.check("stitching", given)).set_index("row")
-    long = sections.plan_table(parameters.check("stitching", {**given, "epochs": 40})).set_index("row")
+    short = sections.plan_table(check("stitching", given)).set_index("row")
+    long = sections.plan_table(check("stitching", {**given, "epochs": 40})).set_index("row")
     assert short["to train"]["MNIST"] == short["models"]["MNIST"] == 2 + 2 + 2  # absolute, relative and untrained
     assert short["heads"]["MNIST"] == 2
     assert 5 < long["core minutes"]["MNIST"] / short["core minutes"]["MNIST"] < 40  # twenty times the epochs
-    settings = parameters.check("stitching", given)
+    settings = check("stitching", given)
     sections.run(settings)
     stored = store.entries()
     stored = stored[stored["kind"] == "models"]

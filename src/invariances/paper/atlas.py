@@ -21,11 +21,11 @@ from invariances import zoo
 from invariances.alignment import align
 from invariances.errors import DataError, ParameterError, PretrainedError
 from invariances.pairs import Interval, interval
-from invariances.paper import findings, parameters, sections
+from invariances.paper import findings, sections
 from invariances.paper.claims import describe
 from invariances.paper.figures import _closed
-from invariances.paper.parameters import Settings
-from invariances.paper.saved import save
+from invariances.paper.frames import save_table
+from invariances.paper.settings import Settings, check
 from invariances.zoo import datasets, pretrained, training, workers
 from invariances.zoo.training import Trained
 
@@ -91,7 +91,7 @@ class Atlas(NamedTuple):
 
     def save(self, folder: str | Path = ".") -> Path:
         """Write the frame as ``architecture_cka.csv``, whole or not at all."""
-        return save(self.frame, "architecture_cka", folder)
+        return save_table(self.frame, "architecture_cka", folder)
 
 
 class Member(NamedTuple):
@@ -142,16 +142,16 @@ def write_texts(profile: str, into: str | Path) -> None:
     into : path
         Gets ``texts.csv``, ``texts.md`` and ``texts.png``.
     """
-    settings = parameters.check("architecture", {"profile": profile, "datasets": "trec"})
+    settings = check("architecture", {"profile": profile, "datasets": "trec"})
     (planned,) = [row for row in sections.plan(settings) if row.row.dataset == "trec"]
     if planned.not_run:
-        path = save(pd.DataFrame(columns=COLUMNS), "texts", into)
+        path = save_table(pd.DataFrame(columns=COLUMNS), "texts", into)
         shown, drawn = f"Not run: {planned.not_run}.\n", _closed(plt.figure(figsize=(10.0, 1.0)))
         drawn.text(0.5, 0.5, "not run", ha="center", va="center")
     else:
         result = sections._result(planned, sections._trained([planned], settings))
         with workers.one_thread():
-            path = save(_zoo([result], "language"), "texts", into)
+            path = save_table(_zoo([result], "language"), "texts", into)
         frame = pd.read_csv(path)
         shown, drawn = table_of_texts(frame), figure_zoo(frame, ZOO["language"])
     path.with_suffix(".md").write_text(shown, encoding="utf-8")
@@ -290,9 +290,7 @@ def _zoo_members(study: sections.Study, pictures: Sequence) -> dict[str, Member]
 def _imagenet_models(settings: Settings) -> dict[str, tuple[str, Trained]]:
     """The training section's, in either condition."""
     same = settings.model_dump(include={"profile", "seeds", "epochs", "samples", "device", "data"})
-    (planned,) = [
-        row for row in sections.plan(parameters.check("training", same | {"datasets": "imagenet"})) if not row.not_run
-    ]
+    (planned,) = [row for row in sections.plan(check("training", same | {"datasets": "imagenet"})) if not row.not_run]
     trained = zoo.train([recipe for group in planned.groups for recipe in group.recipes.values()], settings.device)
     found = {}
     for group in planned.groups:

@@ -23,9 +23,9 @@ from invariances import zoo
 from invariances.alignment import align
 from invariances.pairs import Interval, difference, interval
 from invariances.paper import sections
-from invariances.paper.parameters import check
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import ROWS
+from invariances.paper.settings import check
 from invariances.product import Product
 from invariances.transforms import Affine, Transform, transform_named
 from invariances.zoo import datasets, workers

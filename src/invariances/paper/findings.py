@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from invariances.paper import saved
 from invariances.paper.claims import (
     ALIGNED,
     FAILS,
@@ -26,6 +25,7 @@ from invariances.paper.claims import (
     Verdict,
     judge_finding,
 )
+from invariances.paper.frames import read_table
 from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES
 
@@ -44,7 +44,7 @@ def read(results: str | Path) -> dict[str, pd.DataFrame]:
     ValueError
         If one is missing.
     """
-    return {section: saved.read(section, results) for section in SECTIONS}
+    return {section: read_table(section, results) for section in SECTIONS}
 
 
 def write(results: str | Path, into: str | Path) -> dict[int, Verdict]:

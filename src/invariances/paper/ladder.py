@@ -22,8 +22,9 @@ from matplotlib.ticker import MaxNLocator
 
 from invariances import discovery
 from invariances.pairs import Interval, difference, interval
-from invariances.paper import findings, saved, tables
+from invariances.paper import findings, tables
 from invariances.paper.claims import ALIGNED, groups_of
+from invariances.paper.frames import read_table, save_table
 from invariances.paper.rows import TITLES
 from invariances.paper.sections import RowResult, Study, _described, _spaces
 from invariances.report import DELTA, WEAK, Verdict
@@ -64,7 +65,7 @@ class Ladders(NamedTuple):
     def save(self, folder: str | Path = ".") -> tuple[Path, Path]:
         """Write ``<section>_ladder.csv`` and ``<section>_singular_values.csv``, each whole or not at all."""
         section = self.frame.section.iloc[0]
-        return saved.save(self.frame, f"{section}_ladder", folder), saved.save(
+        return save_table(self.frame, f"{section}_ladder", folder), save_table(
             self.singular_values, f"{section}_singular_values", folder
         )
 
@@ -290,7 +291,7 @@ def write(results: str | Path, into: str | Path) -> None:
         If a table is missing.
     """
     frames, into = read(results), Path(into)
-    banner = tables.banner(pd.concat([saved.read(section, results) for section in ALIGNED]))
+    banner = tables.banner(pd.concat([read_table(section, results) for section in ALIGNED]))
     into.mkdir(parents=True, exist_ok=True)
     for name, text in {"structure_banner": banner + "\n", **pages(frames)}.items():
         (into / f"{name}.md").write_text(text, encoding="utf-8")
@@ -299,7 +300,7 @@ def write(results: str | Path, into: str | Path) -> None:
 
 def read(results: str | Path) -> dict[str, pd.DataFrame]:
     """The ladders of all sections that have one, by section."""
-    return {section: saved.read(section, results, "_ladder") for section in ALIGNED}
+    return {section: read_table(section, results, "_ladder") for section in ALIGNED}
 
 
 def pages(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:

@@ -13,8 +13,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from invariances import zoo
-from invariances.paper.parameters import check
 from invariances.paper.sections import PlannedRow, plan
+from invariances.paper.settings import check
 from invariances.transforms import Affine, Relative
 from invariances.zoo.recipes import Recipe
 

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from invariances import zoo
 from invariances.alignment import align
 from invariances.errors import ParameterError, PretrainedError
-from invariances.paper.parameters import Settings
+from invariances.paper.frames import save_table
 from invariances.paper.rows import INVARIANCES, ROWS, Row, Variant
-from invariances.paper.saved import save
+from invariances.paper.settings import Settings
 from invariances.stitching import UNTRAINED, Codes, Stitchable, stitch
 from invariances.zoo import datasets, heads, pretrained, training, workers
 from invariances.zoo.heads import Head, HeadRecipe
@@ -87,8 +87,8 @@ class Study(NamedTuple):
 
     def save(self, folder: str | Path = ".") -> Path:
         """Write the tidy table as ``<section>.csv``, and `models` as ``<section>_models.csv``."""
-        save(self.models, f"{self.settings.section}_models", folder)
-        return save(self.frame, self.settings.section, folder)
+        save_table(self.models, f"{self.settings.section}_models", folder)
+        return save_table(self.frame, self.settings.section, folder)
 
     @property
     def models(self) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from invariances.errors import RunError
 
 
-def save(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> Path:
+def save_table(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> Path:
     """Write a frame as ``<name>.csv``, whole or not at all; its path."""
     path = Path(folder) / f"{name}.csv"
     temporary = path.with_name(path.name + ".part")
@@ -18,7 +18,7 @@ def save(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> Path:
     return path
 
 
-def read(section: str, folder: str | Path, table: str = "") -> pd.DataFrame:
+def read_table(section: str, folder: str | Path, table: str = "") -> pd.DataFrame:
     """A table of a section from ``<section><table>.csv``.
 
     Raises

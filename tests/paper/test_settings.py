@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from invariances.errors import ParameterError
-from invariances.paper.parameters import check, read
 from invariances.paper.profiles import PROFILES
+from invariances.paper.settings import check, read
 
 NAMES = ("profile", "datasets", "seeds", "anchors", "epochs", "samples", "metric", "device", "data")
 PAPER_NAMES = {
@@ -196,7 +196,7 @@ def test_settings_do_not_change():
 
 def test_parameters_are_checked_without_torch():
     code = (
-        "import sys, invariances.paper.parameters as p; p.check('stitching', {'seeds': 2});"
+        "import sys, invariances.paper.settings as p; p.check('stitching', {'seeds': 2});"
         "print([m for m in ('torch', 'transformers', 'datasets', 'sklearn', 'distributed') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -204,10 +204,9 @@ def test_parameters_are_checked_without_torch():
 
 
 def test_the_metrics_are_the_method_s():
-    from invariances.paper import parameters
-    from invariances.similarity import METRICS
+    from invariances import similarity
 
-    assert tuple(METRICS) == parameters.METRICS
+    assert tuple(similarity.METRICS) == METRICS
 
 
 def test_the_section_is_no_parameter():

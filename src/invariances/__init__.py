@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from invariances.alignment import align
-    from invariances.discovery import Report, Verdict, discover
-    from invariances.pairs import Interval, difference, interval, rank_prediction
+    from invariances.discovery import discover
+    from invariances.errors import InvariancesError, SpaceError
+    from invariances.intervals import Interval, difference, interval
+    from invariances.ladders import Ladder, ladder
+    from invariances.metrics.table import METRICS, cka, compare, cosine, pairwise, procrustes
+    from invariances.prediction import rank_prediction
     from invariances.product import Product
-    from invariances.similarity import METRICS, cka, compare, cosine, pairwise, procrustes
-    from invariances.stitching import Codes, Stitchable, stitch
+    from invariances.report import Report, Verdict
+    from invariances.rows import Rows
+    from invariances.stitching import Codes, Quality, Stitchable, stitch
     from invariances.transforms import (
         INVARIANCES,
         Absolute,
@@ -28,31 +33,34 @@ if TYPE_CHECKING:
         Translation,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_HOMES = {
+_NAMES = {
     "alignment": ("align",),
-    "discovery": ("discover", "Report", "Verdict"),
-    "pairs": ("interval", "difference", "Interval", "rank_prediction"),
-    "product": ("Product",),
-    "similarity": ("METRICS", "compare", "pairwise", "cosine", "cka", "procrustes"),
+    "discovery": ("discover",),
     "errors": ("InvariancesError", "SpaceError"),
-    "spaces": ("Rows",),
-    "stitching": ("stitch", "Codes", "Stitchable"),
+    "intervals": ("Interval", "difference", "interval"),
+    "ladders": ("Ladder", "ladder"),
+    "metrics.table": ("METRICS", "cka", "compare", "cosine", "pairwise", "procrustes"),
+    "prediction": ("rank_prediction",),
+    "product": ("Product",),
+    "report": ("Report", "Verdict"),
+    "rows": ("Rows",),
+    "stitching": ("Codes", "Quality", "Stitchable", "stitch"),
     "transforms": (
         "INVARIANCES",
         "Absolute",
-        "Scale",
-        "Relative",
         "Affine",
+        "IsotropicScale",
         "Orthogonal",
+        "Permutation",
+        "Relative",
+        "Scale",
         "Similarity",
         "Translation",
-        "IsotropicScale",
-        "Permutation",
     ),
 }
-_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "INVARIANCES",
@@ -63,9 +71,11 @@ __all__ = [
     "Interval",
     "InvariancesError",
     "IsotropicScale",
+    "Ladder",
     "Orthogonal",
     "Permutation",
     "Product",
+    "Quality",
     "Relative",
     "Report",
     "Rows",
@@ -82,6 +92,7 @@ __all__ = [
     "difference",
     "discover",
     "interval",
+    "ladder",
     "pairwise",
     "procrustes",
     "rank_prediction",

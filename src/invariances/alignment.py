@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,18 +15,16 @@ import torch
 from sklearn.base import clone
 
 from invariances.errors import SpaceError
-from invariances.nulls import PERMUTATIONS
-from invariances.similarity import SUBSAMPLE, Metric, Score, check_permutations, metric_named
-from invariances.spaces import (
-    Spaces,
-    anchor_ids,
-    check_whole,
-    class_codes,
-    read_space,
-    read_spaces,
-    shown,
-)
-from invariances.transforms import Affine, Relative, Transform, affine_map, factorise, transform_named
+from invariances.maps import affine_map, factorise
+from invariances.metrics.nulls import PERMUTATIONS
+from invariances.metrics.score import SUBSAMPLE, Metric, Score
+from invariances.metrics.table import check_permutations, metric_named
+from invariances.rows import Rows, Spread, of_row, row_columns
+from invariances.spaces import Spaces, anchor_ids, check_whole, class_codes, read_space, read_spaces, shown
+from invariances.transforms import Affine, Relative, Transform, transform_named
+
+__all__ = ["COLUMNS", "Pairs", "align"]
+
 
 COLUMNS = [
     "model_a",
@@ -38,44 +37,53 @@ COLUMNS = [
     "note",
 ]
 """Columns of the table that `align` returns."""
+SELF = "self"
+"""The kind of a row whose models are each compared with themselves."""
+COPY = "the same model"
+"""What a model's copy is called while the two are compared."""
 
 
 def align(
-    spaces: Spaces,
-    anchors: int | Sequence[int] | np.ndarray | None = None,
+    spaces: Spaces | Rows,
+    anchors: int | Sequence[int] | np.ndarray | Mapping[str, Any] | None = None,
     invariances: Sequence[str] | Mapping[str, Transform] = ("absolute", "scale", "relative", "affine"),
     metrics: Sequence[str] = ("cosine",),
-    labels: Sequence | np.ndarray | None = None,
+    labels: Sequence | np.ndarray | Mapping[str, Any] | None = None,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
+    workers: Spread = map,
 ) -> pd.DataFrame:
     """Align all pairs of spaces under each invariance (paper, phase 1).
 
     Parameters
     ----------
-    spaces : mapping from model names to spaces, or sequence of spaces
-        Each n x d, the same n samples in the same order; widths may differ.
+    spaces : mapping from model names to spaces, sequence of spaces, or Rows
+        Each n x d, the same n samples in the same order; widths may differ. Of `Rows`, each is compared by itself;
+        under a key (row, "self") every model is compared with itself: the most that an invariance can show.
     anchors : int or sequence of row ids, optional
         Rows that transforms are fitted on; they are left out of the score. A count draws them by
-        `seed`. Needed by every invariance but "absolute" and "scale".
+        `seed`. Needed by every invariance but "absolute" and "scale". For `Rows`, perhaps a mapping from their names.
     invariances : sequence of str, or mapping from names to transforms
         Names in `invariances.transforms.INVARIANCES`, or transforms of your own under names of
         your own, e.g. ``{"l1": Relative("l1", center=True)}``.
     metrics : sequence of str
         Names in `invariances.similarity.METRICS`.
     labels : sequence of length n, optional
-        Classes of the samples, for the within-class null.
+        Classes of the samples, for the within-class null. For `Rows`, perhaps a mapping from their names.
     seed : int
         Draws the anchors where a count is given.
     permutations : int
         Seeded shuffles, for the metrics whose null has no closed form.
+    workers : callable
+        How `Rows` are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`.
 
     Returns
     -------
     DataFrame with the columns `COLUMNS`
         One row per pair, invariance and metric: per unordered pair where both spaces are
         transformed on their own, per ordered pair (`model_a` mapped onto `model_b`) for a fitted
-        map. ``null``, ``null_within_class`` and ``calibrated`` stand beside each ``score``.
+        map. ``null``, ``null_within_class`` and ``calibrated`` stand beside each ``score``. For `Rows` the table
+        begins with ``row``, and with ``kind`` where keys are (row, kind).
 
     Raises
     ------
@@ -92,14 +100,41 @@ def align(
     >>> table.set_index("invariance").score.round(2).to_dict()  # doctest: +SKIP
     {'absolute': 0.07, 'relative': 1.0}
     """
-    read = read_spaces(spaces)
     transforms = _transforms(invariances)
     chosen = [metric_named(name) for name in _names(metrics, "metrics")]
     check_permutations(permutations)
     check_whole(seed, "seed")
+    options = _Options(transforms, chosen, seed, permutations)
+    if not isinstance(spaces, Rows):
+        return _align(spaces, anchors, labels, options)
+    unit = partial(_of_row, spaces=spaces, anchors=anchors, labels=labels, options=options)
+    found = workers(unit, list(spaces))
+    return pd.concat([row_columns(frame, key) for key, frame in zip(spaces, found, strict=True)], ignore_index=True)
+
+
+class _Options(NamedTuple):
+    transforms: Mapping[str, Transform]
+    metrics: Sequence[Metric]
+    seed: int
+    permutations: int
+
+
+def _of_row(key: Any, spaces: Rows, anchors: Any, labels: Any, options: _Options) -> pd.DataFrame:
+    row_anchors, row_labels = of_row(anchors, key), of_row(labels, key)
+    if isinstance(key, str) or key[1] != SELF:
+        return _align(spaces[key], row_anchors, row_labels, options)
+    frames = [
+        _align({name: space, COPY: space}, row_anchors, row_labels, options) for name, space in spaces[key].items()
+    ]
+    table = pd.concat(frames, ignore_index=True)
+    return table[table.model_a != COPY].assign(model_b=lambda pairs: pairs.model_a)
+
+
+def _align(spaces: Spaces, anchors: Any, labels: Any, options: _Options) -> pd.DataFrame:
+    read = read_spaces(spaces)
     n = len(next(iter(read.values())))
     classes = class_codes(labels, n)
-    ids = _anchors_for(transforms, anchors, n, seed)
+    ids = _anchors_for(options.transforms, anchors, n, options.seed)
     scored = np.setdiff1d(np.arange(n), ids)
     anchored = (
         {name: read_space(space[ids], f"anchors of {name!r}") for name, space in read.items()} if len(ids) else {}
@@ -109,12 +144,12 @@ def align(
     samples = {name: space[scored] for name, space in read.items()}
     for name, space in samples.items():
         read_space(space, f"what is scored of {name!r}")  # only to be checked: all keep one floating-point type
-    data = _Data(anchored, samples, scored_classes, permutations)
+    data = _Data(anchored, samples, scored_classes, options.permutations)
     rows: list[dict] = []
-    for name, transform in transforms.items():
+    for name, transform in options.transforms.items():
         pairs = _fitted_pairs if transform.fitted else _intrinsic_pairs
         with _naming(name):
-            for a, b, metric, score, note in pairs(transform, chosen, data):
+            for a, b, metric, score, note in pairs(transform, options.metrics, data):
                 key = {"model_a": a, "model_b": b, "invariance": name, "metric": metric.name}
                 sizes = {"n_samples": len(scored), "n_anchors": len(ids)}
                 rows.append({**key, **score._asdict(), **sizes, "note": note})

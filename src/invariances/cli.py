@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import errno
+import importlib.util
 import logging
+import os
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +16,10 @@ import typer
 from typer.core import TyperGroup
 
 from invariances import __version__
-from invariances.errors import ParameterError
+from invariances.errors import DataError, InvariancesError, ParameterError, StoreError
+
+__all__ = ["EXTRAS", "STOPPED", "app", "book", "data", "discover", "main", "reproduce", "run", "store"]
+
 
 # \b keeps click from rewrapping a paragraph
 EPILOG = """\b
@@ -20,7 +27,7 @@ Examples:
   invariances data
   invariances run initialization --dry-run
   invariances run initialization -p profile laptop -p datasets mnist
-  invariances discover a.npy b.npy c.npy --anchors 500 --html report.html
+  invariances discover a.npy b.npy c.npy --html report.html
   invariances book
   invariances store --prune
 
@@ -33,10 +40,24 @@ Environment (relative paths count from the folder of the start):
   INVARIANCES_CLUSTER  a Dask scheduler's address or file, to train on a cluster
 """
 STOPPED = "stopped; what is finished is kept, run the same command again to go on"
+EXTRAS = {
+    "zoo": (
+        "datasets",
+        "distributed",
+        "filelock",
+        "huggingface_hub",
+        "pyarrow",
+        "pydantic",
+        "tokenizers",
+        "torchvision",
+    ),
+    "book": ("papermill", "nbformat", "matplotlib", "seaborn", "jupyter_book"),
+}
+"""A package of every part of an extra, by which it is known to be installed."""
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C ends each of them in one sentence."""
+    """The commands; what a user can mend, and Ctrl-C, ends each of them in one sentence."""
 
     def invoke(self, ctx: typer.Context) -> Any:
         """Run the command that was asked for."""
@@ -46,6 +67,17 @@ class Commands(TyperGroup):
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what a notebook's kernel was at
             typer.echo(f"invariances: {STOPPED}", err=True)
             raise typer.Exit(130) from None
+
+
+def _need(command: str, *extras: str) -> None:
+    """Refuse a command before its work if what it needs is not installed."""
+    for extra in extras:
+        missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ParameterError(
+                f"`invariances {command}` needs {missing[0]}, which is not installed; "
+                f"run pip install 'invariances[{','.join(extras)}]'"
+            )
 
 
 app = typer.Typer(
@@ -85,30 +117,34 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Run one section's notebook; the output appears only if it succeeds."""
-    from invariances.book import run_section
+    """Run one section's notebook; the output appears only if it succeeds. Needs the extras zoo and book."""
+    _need("run", "zoo", "book")
     from invariances.paper.settings import check
 
     given = dict(_pair(text) for text in parameter or [])
     settings = check(section, given)
     if dry_run:
-        from invariances.paper.sections import plan_table
+        from invariances.paper.plan import cost
         from invariances.zoo.workers import cores
 
-        table = plan_table(settings)
+        table = cost(settings)
         typer.echo(table.to_string(index=False, float_format="{:.1f}".format))
         typer.echo(
             f"\nTo train: {table['to train'].sum()} models, about {table['core minutes'].sum() / cores():.1f} minutes "
             f"on {cores()} cores that do nothing else, and {table['MB'].sum():.0f} MB in the store."
         )
         return
+    from invariances.notebooks import run_section
+
     typer.echo(f"{run_section(section, given, into, progress=not quiet)}")
 
 
 def _pair(text: str) -> tuple[str, object]:
     """One parameter, its value read as papermill's command reads it."""
     name, equals, value = text.partition("=")
-    if not equals or not name:
+    if not name:
+        raise ParameterError("-p names no parameter; write -p NAME VALUE, e.g. -p seeds 3")
+    if not equals:
         raise ParameterError(f"parameter {text!r} has no value; write -p NAME VALUE, e.g. -p seeds 3")
     try:
         return name, ast.literal_eval(value)
@@ -122,13 +158,18 @@ def book(
     folder: Annotated[Path | None, typer.Option(help="Where to build (default: _build/PROFILE).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Run all sections and build the book from them, in a copy: no tracked file changes."""
-    from invariances.book import make_book, root
+    """Run all sections and build the book from them, in a copy: no tracked file changes.
+
+    Needs the extras zoo and book.
+    """
+    _need("book", "zoo", "book")
+    from invariances.notebooks import root
     from invariances.paper.settings import check
+    from invariances.reproduce import make_book
 
     check("initialization", {"profile": profile})
     folder = folder or root() / "_build" / profile
-    _took(make_book(profile, folder, progress=not quiet))
+    _echo_run(make_book(profile, folder, progress=not quiet))
     typer.echo(f"\nThe book: {folder.absolute() / '_build' / 'html' / 'index.html'}")
 
 
@@ -146,21 +187,23 @@ def reproduce(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="data, a section, anchors, pages (findings, definitions, T) or book; may be repeated."),
+        typer.Option(help="data, a section, anchors, combinations, texts, pages or book; may be repeated."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Publish: all sections and extra studies, then the findings, then the book, in the book's own folder.
 
-    It can be stopped at any point; the same command goes on with the models that are finished.
+    It can be stopped at any point; the same command goes on with the models that are finished. Needs the extras zoo and
+    book.
     """
-    from invariances.book import reproduce as run_all
-    from invariances.book import root
+    _need("reproduce", "zoo", "book")
+    from invariances.notebooks import root
+    from invariances.reproduce import reproduce as run_all
 
-    _took(run_all(profile, into or root() / "book" / "results", only or (), progress=not quiet))
+    _echo_run(run_all(profile, into or root() / "book" / "results", only or (), progress=not quiet))
 
 
-def _took(run: Any) -> None:
+def _echo_run(run: Any) -> None:
     """Say what each part of a run took."""
     typer.echo(run.to_string(index=False))
     typer.echo(f"In all: {run.minutes.sum():.1f} minutes, {run.models.sum()} models trained.")
@@ -175,8 +218,7 @@ Examples:
 
 \b
 A manifest is manifest.json in the folder of INVARIANCES_DATA, as --manifest
-writes it; without one, lines of SHA256SUMS or README.md there that hold the
-path of a Parquet file and its sha256 serve.
+writes it: sha256, bytes and rows of every file.
 """
 
 
@@ -192,7 +234,8 @@ def data(
         bool, typer.Option("--pretrained", help="Show which pretrained encoders can be had, and from where.")
     ] = False,
 ) -> None:
-    """Show which data sets can be reached, from where, and how many samples they have; or check them."""
+    """Show which data sets can be reached, from where, and how many samples they have; or check them. Needs zoo."""
+    _need("data", "zoo")
     from invariances.zoo.home import data_folder, home
 
     if encoders:
@@ -205,7 +248,7 @@ def data(
         return
     folder = data_folder()
     if (check or manifest) and folder is None:
-        raise ValueError("INVARIANCES_DATA is not set; set it to the folder of the Parquet files")
+        raise DataError("INVARIANCES_DATA is not set; set it to the folder of the Parquet files")
     if manifest:
         from invariances.zoo.checks import write_manifest
 
@@ -230,7 +273,7 @@ def _check_data(folder: Path) -> None:
         typer.echo(problem)
     if report.problems:
         n = len(report.problems)
-        raise ValueError(
+        raise DataError(
             f"{n} {'thing is' if n == 1 else 'things are'} wrong with the data; fetch the files named above again "
             "or, if they are meant to be so, write their manifest anew with `invariances data --manifest`"
         )
@@ -263,18 +306,20 @@ def store(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and stop.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read everything and compare the checksums.")] = False,
 ) -> None:
-    """List what is kept: trained models and decoded data. What is deleted is made again when a run needs it."""
+    """List what is kept, trained models and decoded data; what is deleted is made again when needed. Needs zoo."""
+    _need("store", "zoo")
     from invariances.zoo import store
+    from invariances.zoo.contents import CONTENTS
     from invariances.zoo.home import home
 
     if not prune and (older_than is not None or everything or dry_run):
-        raise ValueError("--older-than, --all and --dry-run say what to delete; give --prune as well")
+        raise ParameterError("--older-than, --all and --dry-run say what to delete; give --prune as well")
     if older_than is not None and not older_than >= 0:
-        raise ValueError(f"--older-than is {older_than}; give a number of days, 0 or more")
+        raise ParameterError(f"--older-than is {older_than}; give a number of days, 0 or more")
     if prune:
-        frame = store.prune(kind, older_than, everything, verify, dry_run)
+        frame = store.prune(store.Selection(kind, older_than, everything, verify), CONTENTS, dry_run)
     else:
-        frame = store.entries(verify)
+        frame = store.entries(verify, CONTENTS)
         frame = frame if kind is None else frame[frame["kind"] == kind]
     if len(frame):
         shown = frame.assign(
@@ -286,7 +331,7 @@ def store(
     typer.echo(f"\n{len(frame)} entries, {frame['bytes'].sum() / 1e6:,.1f} MB {said}\nINVARIANCES_HOME: {home()}")
     damaged = (frame["state"] == "damaged").sum()
     if damaged and not prune:
-        raise RuntimeError(
+        raise StoreError(
             f"{damaged} of them are damaged; a run makes again what it needs, --prune --verify deletes them"
         )
 
@@ -300,19 +345,26 @@ def discover(
     permutation: Annotated[
         bool, typer.Option("--permutation", help="Compare permutations too, for ReLU codes.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page. Needs the extra plot.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --html replace a file that is no report.")] = False,
 ) -> None:
     """Find the transformation that relates your own embeddings, or none."""
-    from invariances.discovery import discover as find
-    from invariances.report import writable
+    from invariances.outputs import check_output, same_file
 
-    if len(set(spaces)) < len(spaces):
-        raise ValueError("a file is given twice; give the embeddings of every model once")
-    if html:
-        writable(html)  # said before the work, not after it
+    for first, second in combinations(spaces, 2):
+        if first == second or same_file(first, second):
+            raise ParameterError(f"{first} and {second} are one file; give the embeddings of every model once")
+    from invariances.report import MARKER, check_plots
+
+    if html:  # said before the work, not after it
+        check_plots()
+        check_output(html, spaces, MARKER, force)
+    from invariances.discovery import discover as find
+
     # files of one name in several folders keep their paths as names
     names = [path.stem or str(path) for path in spaces]
-    labels = names if len(set(names)) == len(names) else [str(path) for path in spaces]
+    names = names if len(set(names)) == len(names) else [str(path) for path in spaces]
+    labels = [os.fsencode(name).decode("utf-8", "replace") for name in names]  # readable in any locale
     report = find(
         dict(zip(labels, spaces, strict=True)), anchors=anchors, seed=seed, permutation=permutation, delta=delta
     )
@@ -325,11 +377,21 @@ def discover(
 
 
 def main() -> None:
-    """Run the command; expected failures end in one sentence and exit status 1."""
+    """Run the command; what a user can mend ends in one sentence and exit status 1, a bug keeps its traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a name in another script can be printed wherever it can be a file's
+        stream.reconfigure(errors="backslashreplace")
     try:
         app(args=_joined(sys.argv[1:]))
-    except (ValueError, RuntimeError, OSError) as error:
+    except InvariancesError as error:
         typer.echo(f"invariances: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        typer.echo(f"invariances: the disk is full ({error.strerror}); free some space and run it again", err=True)
         sys.exit(1)
 
 
@@ -340,5 +402,6 @@ def _joined(arguments: list[str]) -> list[str]:
         joined.append(argument)
         if argument in ("-p", "--parameter"):
             name = next(rest, "")
-            joined.append(name if "=" in name else f"{name}={next(rest, '')}")
+            value = None if "=" in name else next(rest, None)
+            joined.append(name if value is None else f"{name}={value}")
     return joined

@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from invariances.errors import SpaceError
+from invariances.relative import SIMILARITIES, relative
 from invariances.spaces import check_whole
-from invariances.transforms import SIMILARITIES, Relative, relative
+from invariances.transforms import Relative
+
+__all__ = ["AGGREGATIONS", "EPS", "Product", "check"]
+
 
 AGGREGATIONS = ("concat", "sum", "attention")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,17 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from invariances.errors import SpaceError
+from invariances import __version__
+from invariances.errors import ParameterError
+from invariances.ladders import DELTA
+from invariances.outputs import check_output, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DELTA = 0.01
-"""Share of the target's variance below which a difference between classes of maps does not count."""
+__all__ = ["MARKER", "Report", "Verdict", "WEAK", "check_plots"]
+
+
 WEAK = 0.5
 """Explained variance below which a verdict is called weak."""
 ROTATIONS = ("orthogonal", "orthogonal+translation", "similarity", "affine")
 """The classes that need as many anchors as features, and one more."""
+MARKER = b"<!-- a report of invariances -->"
+"""Stands at the head of every report, so that a later one may replace it."""
 QUESTION = "Which transformation relates these spaces?"
 
 
@@ -28,7 +35,7 @@ class Verdict:
     """The ladder's answer."""
 
     invariance: str
-    """One of `invariances.discovery.RUNGS` or "permutation"; "none" where no class of maps beats a constant."""
+    """One of `invariances.ladders.CLASSES` or "permutation"; "none" where no class of maps beats a constant."""
     explained_variance: float
     """Share of the target's held-out variance that this class of maps explains."""
     weak: bool
@@ -36,8 +43,14 @@ class Verdict:
     models: int
     few_anchors: bool = False
     """Whether there were no more anchors than features, so that their span leaves a rotation undetermined."""
+    undecided: bool = False
+    """Whether the anchors were too few to tell the classes apart; `invariance` is then "none"."""
+    anchors_needed: int = 0
+    """How many anchors would determine every class of maps."""
 
     def __str__(self) -> str:
+        if self.undecided:
+            return f"There are too few anchors to tell; give at least {self.anchors_needed}."
         if self.invariance == "none":
             which = "both" if self.models == 2 else f"all {self.models}"
             return f"No map relates {which} spaces: none explains more held-out variance than a constant."
@@ -76,7 +89,7 @@ class Report:
     """T described, one row per ordered pair: what an affine map explains of this pair alone, and on the
     principal axes that carry 95 % of the source's variance the ratio of T's largest to smallest
     singular value, its distance from a scaled rotation and its shift in units of the target's standard
-    deviation; each ``..._rotation`` is the same figure for a simulated scaled rotation with equal noise. A
+    deviation; each ``..._simulated`` is the same figure for a simulated scaled rotation with equal noise. A
     ratio is near infinity where T loses rank, as into a target feature that never varies."""
     delta: float = DELTA
     """Share of the target's variance below which a difference between classes did not count."""
@@ -91,7 +104,14 @@ class Report:
         )
 
     def plot(self) -> Figure:
-        """Draw the alignment by invariance (the paper's rule) beside the ladder (the verdict)."""
+        """Draw the alignment by invariance (the paper's rule) beside the ladder (the verdict).
+
+        Raises
+        ------
+        ParameterError
+            If the packages that draw are not installed.
+        """
+        check_plots()
         import matplotlib.pyplot as plt
         import seaborn as sns
 
@@ -132,11 +152,18 @@ class Report:
         Returns
         -------
         Path
+            The file that was written, behind all links.
+
+        Raises
+        ------
+        ParameterError
+            If it cannot be written, or the packages that draw are not installed; one sentence.
         """
         import base64
         import io
 
-        target = writable(path)
+        check_plots()
+        target = check_output(path, marker=MARKER, force=True)
 
         import matplotlib.pyplot as plt
 
@@ -150,30 +177,30 @@ class Report:
             for title, frame in (("Ladder", self.ladder), ("Structure of T", self.structure), ("All pairs", self.table))
         )
         page = (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{QUESTION}</title>'
+            f'<!doctype html><html lang="en">{MARKER.decode()}<meta charset="utf-8"><title>{QUESTION}</title>'
             "<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
             "img{max-width:100%}table{display:block;overflow-x:auto;border-collapse:collapse;font-size:.85rem}"
             "td,th{padding:.2rem .6rem;text-align:right}</style>"
             f"<h1>{QUESTION}</h1><p><b>{self.verdict}</b></p><p>{self.rule}</p>"
             f"<p>By the paper's rule (highest calibrated alignment): <b>{self.paper_choice}</b>. "
             "Scores of different spaces are not commensurable, so nothing about T follows from it.</p>"
-            f'<img alt="Alignment of pairs and ladder of maps" src="data:image/png;base64,{picture}">{tables}</html>'
+            f'<img alt="Alignment of pairs and ladder of maps" src="data:image/png;base64,{picture}">{tables}'
+            f"<p>Made by invariances {__version__}.</p></html>"
         )
-        temporary = target.with_name(target.name + ".part")
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(target)
+        write_whole(target, page.encode())
         return target
 
 
-def writable(path: str | Path) -> Path:
-    """Where a report can be written.
+def check_plots() -> None:
+    """Refuse to draw where the packages for it are not installed.
 
     Raises
     ------
-    SpaceError
-        If `path` is a folder, or in none.
+    ParameterError
+        One sentence names the extra to install.
     """
-    target = Path(path)
-    if target.is_dir() or not target.resolve().parent.is_dir():
-        raise SpaceError(f"{target} cannot be written; give a file in a folder that is there")
-    return target
+    missing = [name for name in ("matplotlib", "seaborn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ParameterError(
+            f"plots and reports need {' and '.join(missing)}, not installed here; run pip install 'invariances[plot]'"
+        )

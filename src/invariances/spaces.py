@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import re
 import textwrap
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,27 @@ import torch
 
 from invariances.errors import SpaceError
 
+__all__ = [
+    "CHUNK_BYTES",
+    "Space",
+    "Spaces",
+    "StoredSpace",
+    "anchor_ids",
+    "as_tensor",
+    "check_whole",
+    "chunks",
+    "class_codes",
+    "is_number",
+    "open_spaces",
+    "read_space",
+    "read_spaces",
+    "shown",
+    "unit_factor",
+]
+
+
 Space: TypeAlias = "np.ndarray | torch.Tensor | str | Path"
 Spaces: TypeAlias = "Mapping[str, Space] | Sequence[Space]"
-
-
 CHUNK_BYTES = 32 * 2**20
 """Memory that one chunk of rows may take where a matrix is gone through in chunks."""
 MOST_HEADER = 2**16
@@ -252,7 +269,9 @@ def _named(spaces: Spaces, at_least: int, read: Callable[[Space, str], Any]) -> 
     if len({str(name) for name in named}) < len(named):
         raise SpaceError("two spaces have the same name; give every model its own")
     for name in map(str, named):
-        if not name.strip() or not name.isprintable():
+        # a file's name that the system's locale cannot decode holds its bytes as surrogates
+        readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if not readable.strip() or not readable.isprintable():
             raise SpaceError(f"a space is named {name!r}; give every model a name that can be read")
     opened = {str(name): read(space, f"space {str(name)!r}") for name, space in named.items()}
     rows = {name: len(space) for name, space in opened.items()}
@@ -270,6 +289,11 @@ def check_whole(value: object, name: str, least: int = 0) -> None:
         raise SpaceError(f"{name} is {shown(value)}; give a whole number of at least {least}")
     if value >= 2**63:
         raise SpaceError(f"{name} is {shown(value)}; give a whole number below 2**63")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def shown(value: object) -> str:
@@ -392,40 +416,3 @@ def _check_values(x: torch.Tensor | StoredSpace, name: str) -> tuple[float, floa
 
 def _rows_message(name: str, bad: list[int], what: str, remedy: str) -> str:
     return f"{name}: {len(bad)} row(s) hold {what} (first: row {bad[0]}); {remedy}"
-
-
-# Rows of a table ---------------------------------------------------------------------------------
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Spread: TypeAlias = "Callable[[Callable[[Item], Result], Iterable[Item]], Iterable[Result]]"
-"""How units of work are spread: called like the builtin `map`, which does one after the other."""
-
-
-class Rows(Mapping[Key, Value]):
-    """Several comparisons, e.g. the rows of a table, each read when it is asked for and never kept.
-
-    Parameters
-    ----------
-    keys : iterable
-        Names of rows, or tuples that start with the name of a row.
-    load : callable
-        Gives a key's value. Where rows are spread over processes it has to be importable.
-    """
-
-    def __init__(self, keys: Iterable[Key], load: Callable[[Key], Value]) -> None:
-        self._keys = tuple(dict.fromkeys(keys))
-        self._load = load
-
-    def __getitem__(self, key: Key) -> Value:
-        if key not in self._keys:
-            raise KeyError(key)
-        return self._load(key)
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)

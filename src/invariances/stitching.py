@@ -10,24 +10,40 @@ its own encoder, and beside controls that tell what the connection itself contri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import clone
+from sklearn.metrics import f1_score
 
 from invariances.errors import SpaceError
-from invariances.spaces import check_whole
+from invariances.rows import Rows, Spread, of_row, row_columns
+from invariances.spaces import check_whole, shown
 from invariances.transforms import INVARIANCES, transform_named
 
-COLUMNS = ["model_a", "model_b", "invariance", "control", "score", "ceiling", "retention", "n_samples", "n_anchors"]
+__all__ = ["COLUMNS", "Codes", "Quality", "Stitchable", "connect", "mean_squared_error", "stitch", "weighted_f1"]
+
+
+COLUMNS = [
+    "model_a",
+    "model_b",
+    "invariance",
+    "control",
+    "score",
+    "ceiling",
+    "retention",
+    "n_samples",
+    "n_anchors",
+    "metric",
+]
 """Columns of the table that `stitch` returns; ``control`` is "none" for a real pair."""
-UNTRAINED = "untrained"
-"""The name of an untrained encoder in the table, where one serves all heads."""
 PRODUCT = "product"
 """The connection whose heads start with a `invariances.product.Product`."""
 
@@ -49,37 +65,68 @@ class Stitchable:
     """A model taken apart: its codes and the head that reads them."""
 
     codes: Codes
-    head: Callable[..., torch.Tensor]
-    """Maps codes of shape (n, d), or relative representations (n, k), to outputs; for "product", codes (n, d)
-    and the same encoder's codes of the anchors (k, d)."""
+    head: Callable[..., torch.Tensor] | None
+    """Maps codes of shape (n, d), or relative representations (n, k), to outputs; for "product", codes and the same
+    encoder's codes of the anchors (k, d). None for an untrained encoder."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How the outputs of a head are measured."""
+
+    name: str
+    measure: Callable[[torch.Tensor, torch.Tensor], float]
+    """``measure(outputs, targets)``."""
+    lower_is_better: bool = False
+
+    def measured(self, outputs: torch.Tensor, targets: torch.Tensor, what: str) -> float:
+        """The measure of some outputs; one that is no finite number is an error, which names `what` was measured."""
+        value = self.measure(outputs, targets)
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise SpaceError(f"the quality of {what} is {value!r}; give a function that answers with a finite number")
+        return value
+
+
+def weighted_f1(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """F1 of class scores (n, classes) for labels (n,), averaged over classes by size, as in the lineage's code."""
+    return float(f1_score(targets.cpu().numpy(), outputs.argmax(dim=1).cpu().numpy(), average="weighted"))
+
+
+def mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """Mean squared error of pictures, over all pixels."""
+    return float(torch.nn.functional.mse_loss(outputs, targets))
+
+
+QUALITIES = {
+    quality.name: quality
+    for quality in (Quality("f1", weighted_f1), Quality("mse", mean_squared_error, lower_is_better=True))
+}
+"""The measures that have a name."""
 
 
 def stitch(
-    models: Mapping[str, Stitchable],
-    quality: Callable[[torch.Tensor, torch.Tensor], float],
-    invariance: str,
-    untrained: Codes | Mapping[str, Codes] | None = None,
-    lower_is_better: bool = False,
+    models: Mapping[str, Stitchable] | Rows,
+    invariances: Sequence[str],
+    quality: str | Quality | Mapping[str, str | Quality],
     seed: int = 0,
+    workers: Spread = map,
 ) -> pd.DataFrame:
-    """Stitch all ordered pairs of models (paper, zero-shot stitching).
+    """Stitch all ordered pairs of models under each invariance (paper, zero-shot stitching).
 
     Parameters
     ----------
-    models : mapping from names to Stitchable
+    models : mapping from names to Stitchable, or Rows
         For "relative" and its kin, and for "product", heads that were trained on just such representations of these
-        anchors.
-    quality : callable
-        ``quality(outputs, targets)``, e.g. F1 or mean squared error.
-    invariance : str
-        A name in `invariances.transforms.INVARIANCES`, or "product".
-    untrained : Codes or mapping from names to Codes, optional
-        An untrained encoder of the same width, for the control of that name; several, by name, where one cannot read
-        the samples of all models (of other languages).
-    lower_is_better : bool
-        Whether `quality` is an error.
+        anchors. A model without a head is an untrained encoder: the control of that name. Keys of `Rows` are
+        (row, invariance), since heads differ by what they read; a row without one of the invariances is left out there.
+    invariances : sequence of str
+        Names in `invariances.transforms.INVARIANCES`, or "product".
+    quality : "f1", "mse" or Quality
+        How outputs are measured. For `Rows`, perhaps a mapping from their names.
     seed : int
         Shuffles the anchors of the control of that name.
+    workers : callable
+        How `Rows` are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`.
 
     Returns
     -------
@@ -88,23 +135,75 @@ def stitch(
         in the same space, ``retention`` = score / ceiling (ceiling / score for an error), NaN where
         that divides by 0. Controls:
         "self-stitch" (the pair a, a through the same path), "shuffled anchors" (correspondence broken
-        on the encoder's side), "untrained encoder" (every one in every head).
+        on the encoder's side), "untrained encoder" (every one in every head). For `Rows` the table begins with ``row``.
 
     Raises
     ------
     SpaceError
-        If there are fewer than two models, encoders have different numbers of anchors, or an untrained one has the
-        name of a model.
+        If there are fewer than two models with heads, or encoders have different numbers of anchors.
     """
-    if not isinstance(invariance, str) or invariance not in (*INVARIANCES, PRODUCT):
-        raise SpaceError(f"unknown invariance {invariance!r}; choose from {', '.join((*INVARIANCES, PRODUCT))}")
+    names = _checked_invariances(invariances)
     check_whole(seed, "seed")
+    if not isinstance(models, Rows):
+        return pd.concat([_stitch(models, name, _quality(quality), seed) for name in names], ignore_index=True)
+    keys = [key for key in models if key[1] in names]
+    if not keys:
+        raise SpaceError(f"no row is stitched by {', '.join(names)}; give invariances that the keys of the rows name")
+    found = workers(partial(_of_row, models=models, quality=quality, seed=seed), keys)
+    frames = [row_columns(frame, key[0]) for key, frame in zip(keys, found, strict=True)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _of_row(key: tuple[str, str], models: Rows, quality: Any, seed: int) -> pd.DataFrame:
+    return _stitch(models[key], key[1], _quality(of_row(quality, key)), seed)
+
+
+def _checked_invariances(invariances: Sequence[str]) -> list[str]:
+    known = (*INVARIANCES, PRODUCT)
+    names = [] if isinstance(invariances, str) or not isinstance(invariances, Sequence) else list(invariances)
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise SpaceError(f"unknown invariance {name!r}; choose from {', '.join(known)}")
+    if not names:
+        raise SpaceError(f"invariances is {shown(invariances)}; give a list of at least one name")
+    return names
+
+
+def _quality(given: object) -> Quality:
+    if isinstance(given, str) and given in QUALITIES:
+        return QUALITIES[given]
+    if isinstance(given, Quality):
+        return given
+    raise SpaceError(f"quality is {shown(given)}; choose from {', '.join(QUALITIES)}, or give a Quality of your own")
+
+
+def _stitch(models: Mapping[str, Stitchable], invariance: str, quality: Quality, seed: int) -> pd.DataFrame:
+    heads, encoders = _checked_models(models, invariance)
+    untrained = {name: codes for name, codes in encoders.items() if name not in heads}
+    ceilings = {
+        name: quality.measured(_unstitched(model, invariance), model.codes.targets, f"{name} unstitched")
+        for name, model in heads.items()
+    }
+    rows = []
+    for a, b, control, codes in _connections(heads, invariance, untrained, seed):
+        score = quality.measured(connect(codes, heads[b], invariance), codes.targets, f"{a} in the head of {b}")
+        kept, whole = (ceilings[b], score) if quality.lower_is_better else (score, ceilings[b])
+        retention = kept / whole if whole else math.nan
+        sizes = (len(codes.samples), len(codes.anchors))
+        rows.append((a, b, invariance, control, score, ceilings[b], retention, *sizes, quality.name))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _checked_models(
+    models: Mapping[str, Stitchable], invariance: str
+) -> tuple[dict[str, Stitchable], dict[str, Codes]]:
+    """The models that have heads, and the codes of all encoders."""
     if not isinstance(models, Mapping) or not all(isinstance(model, Stitchable) for model in models.values()):
         raise SpaceError("models is no mapping from names to Stitchable; give the codes and the head of each model")
-    if len(models) < 2:
-        raise SpaceError(f"{len(models)} model given; stitching needs at least 2")
-    outsiders = _outsiders(untrained, models)
-    encoders = {name: model.codes for name, model in models.items()} | outsiders
+    heads = {name: model for name, model in models.items() if model.head is not None}
+    if len(heads) < 2:
+        raise SpaceError(f"{len(heads)} model(s) with a head given; stitching needs at least 2")
+    encoders = {name: model.codes for name, model in models.items()}
     if len({len(codes.anchors) for codes in encoders.values()}) > 1:
         raise SpaceError("the models have different numbers of anchors; embed the same anchors with every encoder")
     for name, codes in encoders.items():
@@ -113,37 +212,7 @@ def stitch(
     if invariance in ("absolute", "scale") and len(set(widths.values())) > 1:
         listed = ", ".join(f"{name} {width}" for name, width in widths.items())
         raise SpaceError(f"the encoders differ in width, {listed}; choose relative or a fitted map")
-
-    def measured(outputs: torch.Tensor, targets: torch.Tensor, what: str) -> float:
-        value = quality(outputs, targets)
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise SpaceError(f"the quality of {what} is {value!r}; give a function that answers with a finite number")
-        return value
-
-    ceilings = {
-        name: measured(_unstitched(model, invariance), model.codes.targets, f"{name} unstitched")
-        for name, model in models.items()
-    }
-    rows = []
-    for a, b, control, codes in _connections(models, invariance, outsiders, seed):
-        score = measured(connect(codes, models[b], invariance), codes.targets, f"{a} in the head of {b}")
-        kept, of = (ceilings[b], score) if lower_is_better else (score, ceilings[b])
-        retention = kept / of if of else math.nan
-        sizes = (len(codes.samples), len(codes.anchors))
-        rows.append((a, b, invariance, control, score, ceilings[b], retention, *sizes))
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _outsiders(untrained: Codes | Mapping[str, Codes] | None, models: Mapping[str, Stitchable]) -> dict[str, Codes]:
-    """Untrained encoders by name."""
-    named = {UNTRAINED: untrained} if isinstance(untrained, Codes) else {} if untrained is None else untrained
-    if not isinstance(named, Mapping) or not all(isinstance(codes, Codes) for codes in named.values()):
-        raise SpaceError(
-            "untrained is neither Codes nor a mapping from names to Codes; give an untrained encoder's codes"
-        )
-    if both := sorted(named.keys() & models.keys()):
-        raise SpaceError(f"{both[0]} is a model and an untrained encoder; give one of them another name")
-    return dict(named)
+    return heads, encoders
 
 
 def _check_codes(name: str, codes: Codes) -> None:

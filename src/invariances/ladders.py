@@ -1,0 +1,355 @@
+"""Phase 2: the ladder of maps, from none to affine, into one and the same target space.
+
+Scores under different invariances live in different spaces and do not say which map relates two models. Maps do: they
+all end in the target's space, where the held-out variance that they explain can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from invariances.errors import SpaceError
+from invariances.maps import (
+    Map,
+    affine_map,
+    constant_map,
+    factorise,
+    identity_map,
+    isotropic_scale_map,
+    orthogonal_map,
+    permutation_map,
+    similarity_map,
+    translation_map,
+)
+from invariances.noise import predicted, shrunk
+from invariances.rows import Rows, Spread, of_row, row_columns
+from invariances.spaces import Spaces, anchor_ids, check_whole, read_spaces, shown
+from invariances.structure import singular_values, structure
+
+__all__ = ["ALL_PAIRS", "CLASSES", "DELTA", "FITS", "SMALLEST_FIRST", "Ladder", "check_delta", "choose", "ladder"]
+
+DELTA = 0.01
+"""Share of the target's variance below which a difference between classes of maps does not count."""
+ALL_PAIRS = "all pairs"
+"""In place of a model: the line holds the choice over all pairs at once."""
+PAIRS_WITH_SINGULAR_VALUES = 6
+"""Ordered pairs of a row whose singular values are kept, at most."""
+LEAST_REACH = 0.5
+"""Share of the held-out variance that the anchors must span: with less, even a true rotation would explain less."""
+
+FITS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], Map]] = {
+    "constant": constant_map,
+    "identity": identity_map,
+    "translation": translation_map,
+    "scale": isotropic_scale_map,
+    "permutation": permutation_map,
+    "orthogonal": orthogonal_map,
+    "orthogonal+translation": partial(orthogonal_map, center=True),
+    "similarity": similarity_map,
+    "affine": affine_map,
+}
+"""How each class of maps is fitted to anchors."""
+
+CLASSES = tuple(name for name in FITS if name != "permutation")
+"""The classes of maps that are compared, from none (a constant) to affine."""
+
+SMALLEST_FIRST = (
+    "identity",
+    "scale",
+    "translation",
+    "permutation",
+    "orthogonal",
+    "orthogonal+translation",
+    "similarity",
+    "affine",
+)
+"""The classes by their free parameters. A permutation has none that is continuous, but is one of d!:
+more to choose from than a factor or a shift of d numbers, and every permutation is a rotation or reflection."""
+DETERMINED_BY_FEW = ("identity", "scale", "translation")
+"""Classes whose parameters a few anchors determine."""
+
+
+class Ladder(NamedTuple):
+    """The classes of maps compared, pair by pair and for all pairs at once."""
+
+    table: pd.DataFrame
+    """One line per ordered pair and class of maps, and per class for all pairs at once (both models `ALL_PAIRS`)."""
+    singular_values: pd.DataFrame
+    """One line per singular value of T, for some of the pairs, beside those of a simulated rotation."""
+
+
+def ladder(
+    spaces: Spaces | Rows,
+    anchors: int | Sequence[int] | np.ndarray | Mapping[str, Any] = 500,
+    pairs: Iterable[tuple[str, str]] | Mapping[str, Iterable[tuple[str, str]]] | None = None,
+    most_pairs: int | None = None,
+    seed: int = 0,
+    permutation: bool = False,
+    delta: float = DELTA,
+    workers: Spread = map,
+) -> Ladder:
+    """Compare the classes of maps between the spaces, and choose one (paper, phase 2).
+
+    Parameters
+    ----------
+    spaces : mapping from model names to spaces, sequence of spaces, or Rows
+        Each n x d, the same samples in the same order. The models beside a pair help to take out of its source what is
+        private to it, whether or not they are among `pairs`. Of `Rows`, each is compared by itself.
+    anchors : int or sequence of row ids
+        Rows that maps are fitted on; the others are scored. For `Rows`, perhaps a mapping from their names.
+    pairs : sequence of two model names each, optional
+        Unordered pairs to compare, in both directions; all by default. For `Rows`, perhaps a mapping from their names.
+    most_pairs : int, optional
+        Compare at most so many of them: a seeded draw in which no model comes much more often than another.
+    seed : int
+        Draws anchors, pairs, folds and the simulated rotation.
+    permutation : bool
+        Compare permutations of features too, between translation and orthogonal. Only codes with
+        preferred axes, such as the output of a ReLU, can be told from rotated ones.
+    delta : float
+        Share of the target's variance below which a difference between classes does not count.
+    workers : callable
+        How `Rows` are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`.
+
+    Returns
+    -------
+    Ladder
+        Of the table's columns, ``explained_variance`` is the class's share of the held-out variance, ``gap`` its
+        distance to the best class, ``standard_error`` that of the gap over samples, ``tolerance`` the larger of 3
+        standard errors and delta, ``chosen`` the rule's choice, and ``verdict`` its name ("none" for a constant).
+        ``undecided`` says that the anchors are too few to tell the classes apart. T's description
+        (`invariances.structure`) stands on the lines of the affine map. For `Rows`, both tables begin with ``row``.
+
+    Raises
+    ------
+    SpaceError
+        If the input cannot be used.
+
+    Notes
+    -----
+    The class with the fewest parameters is chosen whose explained variance is within ``max(3 SE, delta)`` of the
+    best class's. Losses are shares of the target's variance around its anchors' mean, averaged
+    over the ordered pairs for every held-out sample; SE is the standard error over samples of the
+    difference between two classes. So it holds for these models and anchors, and a class is named
+    only if it fits every pair. If a constant is within the tolerance, nothing else is considered. The constant is the
+    mean of the scored rows: that of few anchors would miss it by 1/k of the variance, which any map that shrinks
+    towards 0 could seem to explain.
+
+    Noise in the source shrinks every regression on it, most where there is least variance, which
+    a rotation cannot follow: without a remedy it looks affine. With three or more models the
+    source is first replaced by its left-out ridge prediction from the models other than the pair
+    (instrumental variables). Its principal axes are then shrunk by ``max(0, 1 - s2 / variance)``, with
+    one s2 from cross-validation on the anchors, and all classes of maps see the same source. With two
+    models the second step is the only one; it takes out noise alike in all directions, but nothing
+    of another structure.
+    """
+    check_delta(delta)
+    if most_pairs is not None:
+        check_whole(most_pairs, "most_pairs", 1)
+    options = _Options(seed, tuple(FITS) if permutation else CLASSES, delta, most_pairs)
+    if not isinstance(spaces, Rows):
+        return _ladder(spaces, anchors, pairs, options)
+    found = workers(partial(_of_row, spaces=spaces, anchors=anchors, pairs=pairs, options=options), list(spaces))
+    each = [tuple(row_columns(frame, key) for frame in part) for key, part in zip(spaces, found, strict=True)]
+    return Ladder(*(pd.concat(frames, ignore_index=True) for frames in zip(*each, strict=True)))
+
+
+def check_delta(delta: object) -> None:
+    """Refuse what is no share of the variance."""
+    if isinstance(delta, (bool, np.bool_)) or not isinstance(delta, Real) or not 0 < delta < 1:
+        raise SpaceError(f"delta is {delta!r}; give a share of the target's variance above 0 and below 1, e.g. {DELTA}")
+
+
+class _Options(NamedTuple):
+    seed: int
+    classes: tuple[str, ...]
+    delta: float
+    most_pairs: int | None
+
+
+class _Pair(NamedTuple):
+    """An ordered pair: the source's anchors, without their noise, the target's, and all classes' losses."""
+
+    model_a: str
+    model_b: str
+    source: torch.Tensor
+    target: torch.Tensor
+    losses: dict[str, torch.Tensor]
+
+
+def _of_row(key: Any, spaces: Rows, anchors: Any, pairs: Any, options: _Options) -> Ladder:
+    return _ladder(spaces[key], of_row(anchors, key), of_row(pairs, key), options)
+
+
+def _ladder(spaces: Spaces, anchors: Any, pairs: Any, options: _Options) -> Ladder:
+    read = read_spaces(spaces)
+    n = len(next(iter(read.values())))
+    ids = anchor_ids(anchors, n, options.seed)
+    wanted = _checked(pairs, read)
+    reach = _reach(read, ids)
+    sizes = {"n_anchors": len(ids), "n_samples": n - len(ids), "n_models": len(read), "ordered_pairs": 2 * len(wanted)}
+    found = list(_fitted(read, ids, _drawn(wanted, options), options))
+    tables, values = [], []
+    for pair in found:
+        models = {"model_a": pair.model_a, "model_b": pair.model_b}
+        widths = {"width_a": pair.source.shape[1], "width_b": pair.target.shape[1]}
+        steps = choose([pair.losses], max(widths.values()), options.delta, reach).assign(**models, **widths, **sizes)
+        described = structure(pair.source, pair.target, options.seed)
+        steps.loc[steps["class"] == "affine", list(described)] = list(described.values())
+        tables.append(steps)
+        if len(values) < PAIRS_WITH_SINGULAR_VALUES:
+            values.append(_singular_values(pair, options.seed).assign(**models))
+    widths = {f"width_{end}": max(table[f"width_{end}"].iloc[0] for table in tables) for end in "ab"}
+    width = max(space.shape[1] for space in read.values())
+    steps = choose([pair.losses for pair in found], width, options.delta, reach)
+    tables.append(steps.assign(model_a=ALL_PAIRS, model_b=ALL_PAIRS, **widths, **sizes))
+    table = pd.concat(tables, ignore_index=True)
+    front = ["model_a", "model_b", *steps.columns]
+    order = ["model_a", "model_b", "index", "value", "simulated"]
+    return Ladder(
+        table[[*front, *table.columns.difference(front, sort=False)]], pd.concat(values, ignore_index=True)[order]
+    )
+
+
+def _checked(pairs: Iterable[tuple[str, str]] | None, spaces: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
+    """The pairs that are wanted, of models that are there."""
+    if pairs is None:
+        return list(combinations(spaces, 2))
+    wanted = [tuple(map(str, pair)) for pair in pairs]
+    for pair in wanted:
+        if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(spaces):
+            raise SpaceError(f"pairs holds {shown(pair)}; give two different models of {', '.join(spaces)}")
+    if not wanted:
+        raise SpaceError("pairs is empty; give at least one pair of models, or leave it out")
+    return wanted
+
+
+def _drawn(pairs: Sequence[tuple[str, str]], options: _Options) -> Sequence[tuple[str, str]]:
+    """At most as many pairs as are asked for, seeded so that no model comes much more often than another."""
+    if options.most_pairs is None:
+        return pairs
+    left = [pairs[i] for i in np.random.default_rng(options.seed).permutation(len(pairs))]
+    times: Counter[str] = Counter()
+    drawn = []
+    while left and len(drawn) < options.most_pairs:
+        drawn.append(min(left, key=lambda pair: sorted((times[pair[0]], times[pair[1]]), reverse=True)))
+        left.remove(drawn[-1])
+        times.update(drawn[-1])
+    return drawn
+
+
+def _fitted(
+    spaces: Mapping[str, torch.Tensor], ids: np.ndarray, pairs: Sequence[tuple[str, str]], options: _Options
+) -> Iterator[_Pair]:
+    """Fit and score all classes of maps, for every pair in both directions."""
+    rest = np.setdiff1d(np.arange(len(next(iter(spaces.values())))), ids)
+    fit_on = {name: space[ids].double() for name, space in spaces.items()}
+    score_on = {name: space[rest].double() for name, space in spaces.items()}
+    sizes = {name: float((x - x.mean(dim=0)).norm()) for name, x in fit_on.items()}
+    for unordered in pairs:
+        helpers = [name for name in spaces if name not in unordered]
+        if helpers:
+            instruments = factorise(torch.cat([fit_on[name] for name in helpers], dim=1))
+            readings = torch.cat([score_on[name] for name in helpers], dim=1)
+        for a, b in (unordered, unordered[::-1]):
+            source, samples = fit_on[a], score_on[a]
+            if helpers:
+                source, samples = predicted(source, instruments, readings)
+            ratio = sizes[b] / sizes[a] if sizes[a] > 0 else 1.0
+            source, samples = shrunk(source, samples, fit_on[b], ratio, options.seed)
+            losses = _losses(source, samples, fit_on[b], score_on[b], options.classes, b)
+            yield _Pair(a, b, source, fit_on[b], losses)
+
+
+def _losses(
+    source: torch.Tensor,
+    samples: torch.Tensor,
+    target: torch.Tensor,
+    target_samples: torch.Tensor,
+    classes: Sequence[str],
+    name: str,
+) -> dict[str, torch.Tensor]:
+    """Squared error of every held-out sample under every class of maps, as a share of the target's variance."""
+    variance = (target_samples - target.mean(dim=0)).square().sum(dim=1).mean()
+    if variance == 0:
+        raise SpaceError(f"space {name!r} is constant on the scored rows; choose other anchors or give more samples")
+    losses = {}
+    for each in classes:
+        fitted = FITS[each](source, target if each != "constant" else target_samples)
+        losses[each] = (fitted(samples) - target_samples).square().sum(dim=1) / variance
+    return losses
+
+
+def _reach(spaces: Mapping[str, torch.Tensor], ids: np.ndarray) -> float:
+    """The share of the held-out variance that lies in the anchors' span, of the space where it is least."""
+    rest, shares = np.setdiff1d(np.arange(len(next(iter(spaces.values())))), ids), []
+    for space in spaces.values():
+        factor = factorise(space[ids])
+        centred = space[rest].double() - space[rest].double().mean(dim=0)
+        shares.append(float((centred @ factor.right.T).square().sum() / centred.square().sum()))
+    return min(shares)
+
+
+def _parameters(d: int) -> dict[str, int]:
+    """Free continuous parameters of each class of maps between spaces of width d."""
+    rotation = d * (d - 1) // 2
+    return {
+        "constant": d,
+        "identity": 0,
+        "translation": d,
+        "scale": 1,
+        "permutation": 0,
+        "orthogonal": rotation,
+        "orthogonal+translation": rotation + d,
+        "similarity": rotation + d + 1,
+        "affine": d * d + d,
+    }
+
+
+def choose(pair_losses: Sequence[Mapping[str, torch.Tensor]], d: int, delta: float, reach: float = 1.0) -> pd.DataFrame:
+    """Choose the class with the fewest parameters among those within max(3 SE, delta) of the best; see `ladder`.
+
+    Parameters
+    ----------
+    pair_losses : sequence of mappings from classes to tensors of shape (n,)
+        For every pair, the losses of the held-out samples.
+    d : int
+        The width of the spaces.
+    delta : float
+    reach : float
+        Share of the held-out variance that the anchors span.
+    """
+    # pairs share their samples, so they are averaged first and samples are what varies
+    losses = {name: torch.stack([loss[name] for loss in pair_losses]).mean(dim=0) for name in pair_losses[0]}
+    best = min(losses.values(), key=lambda loss: float(loss.mean()))
+    lines = []
+    for name, loss in losses.items():
+        gap = loss - best
+        error = float(gap.std()) / math.sqrt(len(gap))
+        explained, parameters = 1 - float(loss.mean()), _parameters(d)[name]
+        lines.append((name, explained, error, float(gap.mean()), max(3 * error, delta), parameters))
+    columns = ["class", "explained_variance", "standard_error", "gap", "tolerance", "parameters"]
+    frame = pd.DataFrame(lines, columns=columns)
+    within = set(frame["class"][frame.gap <= frame.tolerance])
+    # no relation, whatever class comes close to a constant, e.g. a factor near 0
+    chosen = "constant" if "constant" in within else next(name for name in SMALLEST_FIRST if name in within)
+    explained = frame.explained_variance[frame["class"] == chosen].item()
+    certain = chosen in DETERMINED_BY_FEW and explained >= LEAST_REACH
+    undecided = reach < LEAST_REACH and not certain
+    verdict = "none" if undecided or chosen == "constant" else chosen
+    return frame.assign(chosen=frame["class"] == chosen, verdict=verdict, undecided=undecided)
+
+
+def _singular_values(pair: _Pair, seed: int) -> pd.DataFrame:
+    value, simulated = singular_values(pair.source, pair.target, seed)
+    return pd.DataFrame({"index": np.arange(1, len(value) + 1), "value": value, "simulated": simulated})

@@ -1,0 +1,157 @@
+"""What all metrics share: a score beside its null, and the form of a metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+from invariances.errors import SpaceError
+from invariances.metrics.nulls import Moments
+from invariances.spaces import class_codes, unit_factor
+
+__all__ = [
+    "Metric",
+    "ROTATION",
+    "SCALES",
+    "SHAPE",
+    "SUBSAMPLE",
+    "Score",
+    "UP_TO_ONE",
+    "beyond_round_off",
+    "centre",
+    "check_rows",
+    "counted_score",
+    "few_axes",
+    "normal_score",
+    "subsample",
+]
+
+
+SUBSAMPLE = 2000
+"""Rows that the metrics of quadratic cost use where there are more; drawn once, by seed 0."""
+ROUND_OFF = 1e-6
+"""Scores that differ by no more count as equal: single precision cannot tell them apart."""
+
+
+class Score(NamedTuple):
+    """One metric of one pair of spaces, with what it would be by chance."""
+
+    score: float
+    null: float
+    """Expected score when one side's samples are shuffled."""
+    null_within_class: float
+    """Expected score when they are shuffled within classes; NaN without labels."""
+    calibrated: float
+    """0 at the null, 1 for perfect agreement; NaN where the two coincide."""
+    z: float
+    """Standard deviations of the null that the score lies above it (below it, for a distance).
+
+    NaN where no shuffle changes the score.
+    """
+    p: float
+    """One-sided p-value of the null: normal in z (too small where few axes carry the variance), or counted over
+    permutations, as for kernels of at most 12 samples."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: how it is computed and how it is to be read."""
+
+    name: str
+    prepare: Callable[[torch.Tensor, torch.Tensor | None], Any]
+    score: Callable[[Any, Any], float]
+    chance: Callable[[Any, Any, float, int], Score]
+    range: tuple[float, float]
+    null: str
+    invariant_to: frozenset[str]
+    """What may be done to either space, differently to each, without a change of the score."""
+    jointly_invariant_to: frozenset[str] = frozenset()
+    """What may be done to both spaces alike."""
+    higher_is_closer: bool = True
+    quadratic: bool = False
+    """Whether cost grows with the square of the samples, so that at most `SUBSAMPLE` are used."""
+    symmetric: bool = True
+    score_all: Callable[[Sequence[Any]], np.ndarray] | None = None
+    """All pairs of prepared spaces at once, shape (N, N), where that is cheaper."""
+
+    def scores(self, states: Sequence[Any]) -> np.ndarray:
+        """The scores of all pairs of prepared spaces, shape (N, N); rows are the first of a pair."""
+        if self.score_all is not None:
+            return self.score_all(states)
+        table = np.empty((len(states), len(states)))
+        for i, a in enumerate(states):
+            for j, b in enumerate(states):
+                table[i, j] = table[j, i] if self.symmetric and j < i else self.score(a, b)
+        return table
+
+
+def normal_score(score: float, null: Moments, within: float, perfect: float = 1.0) -> Score:
+    """A score whose null is normal; `perfect` below the null means that low scores are close."""
+    above = score - null.mean if perfect > null.mean else null.mean - score
+    z = above / null.deviation if null.deviation > 1e-15 else math.nan
+    return Score(score, null.mean, within, _calibrated(score, null.mean, perfect), z, _p_value(z))
+
+
+def counted_score(score: float, draws: np.ndarray, within: float, perfect: float = 1.0) -> Score:
+    """A score whose null is a sample of shuffles."""
+    mean, deviation = float(draws.mean()), float(draws.std(ddof=1))
+    closer = draws >= score - ROUND_OFF if perfect > mean else draws <= score + ROUND_OFF
+    known = normal_score(score, beyond_round_off(mean, deviation), within, perfect)
+    return known._replace(p=(int(closer.sum()) + 1) / (len(draws) + 1))
+
+
+def beyond_round_off(mean: float, deviation: float) -> Moments:
+    """Moments that were not computed exactly: a deviation of round-off is none."""
+    return Moments(mean, deviation if deviation > ROUND_OFF else 0.0)
+
+
+def _calibrated(score: float, null: float, perfect: float) -> float:
+    return (score - null) / (perfect - null) if abs(perfect - null) >= ROUND_OFF else math.nan
+
+
+def _p_value(z: float) -> float:
+    return math.nan if math.isnan(z) else float(norm.sf(z))
+
+
+def centre(x: torch.Tensor) -> torch.Tensor:
+    """Centre the columns of a space, without a constant left by rounding."""
+    # in float64, and twice: a rounded mean would leave a constant, and with it one axis too many
+    centred = x.double()
+    for _ in range(2):
+        centred = centred - centred.mean(dim=0)
+    if not centred.any():
+        raise SpaceError("all samples are the same, so that there is nothing to compare; give samples that differ")
+    return (centred * unit_factor(centred)).to(x)
+
+
+def few_axes(x: torch.Tensor) -> torch.Tensor:
+    """The same linear kernel in at most n features."""
+    return x if x.shape[1] <= len(x) else torch.linalg.qr(x.T, mode="r").R.T
+
+
+def check_rows(x: torch.Tensor, n: int, what: str) -> None:
+    """Refuse spaces of too few samples for a metric."""
+    if len(x) < n:
+        raise SpaceError(f"{what} needs at least {n} samples, not {len(x)}; give more")
+
+
+def subsample(x: torch.Tensor, classes: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """At most `SUBSAMPLE` rows, the same for every space of as many samples."""
+    if len(x) <= SUBSAMPLE:
+        return x, classes
+    rows = np.sort(np.random.default_rng(0).choice(len(x), SUBSAMPLE, replace=False))
+    return x[rows], None if classes is None else class_codes(classes.numpy(force=True)[rows], SUBSAMPLE)
+
+
+SCALES = frozenset({"isotropic-scale", "sample-scale"})
+ROTATION = frozenset({"permutation", "orthogonal"})
+
+
+SHAPE = ROTATION | {"isotropic-scale", "translation"}
+UP_TO_ONE = (0.0, 1.0)

@@ -1,0 +1,120 @@
+"""Where a command may write: never over an input, never over a file that is not its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from invariances.errors import ParameterError
+
+__all__ = ["check_output", "same_file", "write_whole"]
+
+
+def same_file(first: str | Path, second: str | Path) -> bool:
+    """Whether two paths name one file, by whatever spelling, link or hard link."""
+    try:
+        return Path(first).samefile(second)
+    except OSError:  # one of them is not there
+        return False
+
+
+def check_output(path: str | Path, inputs: Iterable[str | Path] = (), marker: bytes = b"", force: bool = False) -> Path:
+    """Where an output file will be written; call it before the work.
+
+    Parameters
+    ----------
+    path : str or Path
+        A link is followed: the file behind it is written.
+    inputs : iterable of paths
+        Files that the output must not replace.
+    marker : bytes
+        What the first bytes of the file hold if an earlier run wrote it; an existing file without it is kept.
+    force : bool
+        Replace an existing file without the marker, if it is no input.
+
+    Returns
+    -------
+    Path
+        The file itself, behind all links.
+
+    Raises
+    ------
+    ParameterError
+        If it is an input or somebody's file, or cannot be written; the message says why and the remedy.
+    """
+    target = Path(path).expanduser()
+    for given in inputs:
+        if same_file(target, given):
+            raise ParameterError(f"{path} is one of the inputs ({given}); give the output a name of its own")
+    try:
+        target = target.resolve()
+        if target.is_dir():
+            raise ParameterError(f"{path} is a folder; give the name of a file in it")
+        if not target.parent.is_dir():
+            raise ParameterError(f"the folder {target.parent} is not there; make it first, or give another one")
+        if target.exists() and not force and not _written_before(target, marker):
+            raise ParameterError(
+                f"{path} is there already and was not written by this command; give --force or another"
+            )
+        _try_to_write(target)
+    except (OSError, RuntimeError) as error:  # the second for links that go in a circle
+        raise ParameterError(f"{path} cannot be written ({_reason(error)}); {_remedy(error)}") from error
+    return target
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises
+    ------
+    ParameterError
+        If it cannot be written; the message says why and the remedy.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be written ({_reason(error)}); {_remedy(error)}") from error
+
+
+def _written_before(target: Path, marker: bytes) -> bool:
+    if not target.is_file():  # a device or a pipe holds nothing that could be lost
+        return True
+    with target.open("rb") as file:
+        head = file.read(4096)
+    return not head or (bool(marker) and marker in head)
+
+
+def _try_to_write(target: Path) -> None:
+    if target.exists():
+        with target.open("ab"):
+            pass
+    if target.is_file() or not target.exists():
+        trial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            trial.touch()
+        finally:
+            trial.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _remedy(error: Exception) -> str:
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space or give another folder"
+    if code in (errno.EACCES, errno.EPERM):
+        return "give a file and a folder that you may write to"
+    if code == errno.EROFS:
+        return "give a folder that is not read-only"
+    if code == errno.ENAMETOOLONG:
+        return "give a shorter name"
+    return "give another file"

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+__all__ = ["LANGUAGES", "QUESTION_CLASSES", "VERSION", "digits", "parallel_sentences", "questions", "reviews"]
+
+
 VERSION = 1
 """Counted up whenever the generated text changes, so that stored models are not mixed up."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,11 @@ from pydantic import BaseModel, Field, NonNegativeInt, TypeAdapter, ValidationEr
 from tqdm import tqdm
 
 from invariances.errors import DataError
-from invariances.zoo.datasets import file_sha256, parquet_files, write_json
-from invariances.zoo.registry import REGISTRY, Source, names_digest
+from invariances.zoo.locating import file_sha256, parquet_files, write_json
+from invariances.zoo.sources import REGISTRY, Source, names_digest
+
+__all__ = ["PICTURES", "Report", "check", "write_manifest"]
+
 
 MANIFEST = "manifest.json"
 PICTURES = 100
@@ -23,7 +26,7 @@ PICTURES = 100
 
 
 class Listed(BaseModel):
-    """What a manifest says of a file; a plain list of checksums says no more than these."""
+    """What a manifest says of a file."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: NonNegativeInt | None = None
@@ -36,7 +39,7 @@ class Report(NamedTuple):
     table: pd.DataFrame
     """One row per data set."""
     manifest: str
-    """Which list of checksums was used, and how many files are on it."""
+    """Which manifest was used, and how many files are on it."""
     problems: list[str]
     """One line each; none if all is well."""
 
@@ -57,8 +60,8 @@ def check(folder: Path) -> Report:
         row, found = _check_data_set(data_set, source, folder)
         rows.append(row)
         problems += found
-    for path, said in tqdm(listed.items(), "checksums", disable=None):
-        problems += _against_manifest(folder, path, said)
+    for path, entry in tqdm(listed.items(), "checksums", disable=None):
+        problems += _against_manifest(folder, path, entry)
     if not listed:
         return Report(pd.DataFrame(rows), "there is none, so checksums were not compared", problems)
     unlisted = len(_all_parquet(folder) - set(listed))
@@ -102,7 +105,7 @@ def _all_parquet(folder: Path) -> set[str]:
 
 
 def _manifest(folder: Path) -> tuple[str, dict[str, Listed]]:
-    """The name of the list of checksums beside the data, and what it lists; the best one that is there."""
+    """The name of the manifest beside the data, and what it lists; nothing where there is none."""
     place = folder / MANIFEST
     if place.is_file():
         try:
@@ -115,31 +118,14 @@ def _manifest(folder: Path) -> tuple[str, dict[str, Listed]]:
         if not all(map(_is_inside, listed)):
             raise DataError(f"{place} names files outside its folder; write it anew with `invariances data --manifest`")
         return MANIFEST, listed
-    for name in ("SHA256SUMS", "README.md"):
-        listed = _checksum_lines(folder / name)
-        if listed:
-            return name, listed
     return "", {}
-
-
-def _checksum_lines(place: Path) -> dict[str, Listed]:
-    """Lines that hold one relative path of a Parquet file and one sha256, be they of a list or of a table."""
-    if not place.is_file():
-        return {}
-    listed = {}
-    for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
-        paths = re.findall(r"[^\s|`*()\[\]]+\.parquet\b", line)
-        sums = re.findall(r"\b[0-9a-fA-F]{64}\b", line)
-        if len(paths) == len(sums) == 1 and _is_inside(paths[0]):
-            listed[PurePosixPath(paths[0]).as_posix()] = Listed(sha256=sums[0].lower())
-    return listed
 
 
 def _is_inside(path: str) -> bool:
     return not path.startswith("/") and ".." not in path.split("/")
 
 
-def _against_manifest(folder: Path, path: str, said: Listed) -> list[str]:
+def _against_manifest(folder: Path, path: str, entry: Listed) -> list[str]:
     """The first thing that differs, as a list of one line or none."""
     import pyarrow
     import pyarrow.parquet as parquet
@@ -148,16 +134,16 @@ def _against_manifest(folder: Path, path: str, said: Listed) -> list[str]:
     if not file.is_file():
         return [f"{path}: is on the list, but not there"]
     size = file.stat().st_size
-    if said.bytes is not None and size != said.bytes:
-        return [f"{path}: has {size:,} bytes instead of {said.bytes:,}"]
-    if file_sha256(file) != said.sha256:
+    if entry.bytes is not None and size != entry.bytes:
+        return [f"{path}: has {size:,} bytes instead of {entry.bytes:,}"]
+    if file_sha256(file) != entry.sha256:
         return [f"{path}: its sha256 is not the listed one, so the file has changed"]
     try:
         rows = parquet.read_metadata(file).num_rows
     except (pyarrow.ArrowInvalid, OSError) as error:
         return [f"{path}: cannot be read ({type(error).__name__})"]
-    if said.rows is not None and rows != said.rows:
-        return [f"{path}: has {rows:,} rows instead of {said.rows:,}"]
+    if entry.rows is not None and rows != entry.rows:
+        return [f"{path}: has {rows:,} rows instead of {entry.rows:,}"]
     return []
 
 
@@ -288,13 +274,13 @@ def _check_cells(table: Any, source: Source, sample: np.ndarray) -> tuple[list[s
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         return [f"cannot be read to its end ({type(error).__name__})"], count["decoded"]
     labels = source.classes.labels if source.classes else range(0)
-    said = {
+    sentences = {
         "no label": f"column {source.label} has {{}} empty cells",
         "outside": f"column {source.label} has {{}} labels outside {labels.start} to {labels.stop - 1}",
         "empty": f"{{}} rows hold no {'picture' if source.kind == 'image' else 'text'}",
         "broken": f"{{}} of the {count['decoded'] + count['broken']} pictures drawn from it cannot be decoded",
     }
-    return [text.format(count[what]) for what, text in said.items() if count[what]], count["decoded"]
+    return [text.format(count[what]) for what, text in sentences.items() if count[what]], count["decoded"]
 
 
 def _is_empty(cells: tuple[Any, ...], kind: str) -> bool:

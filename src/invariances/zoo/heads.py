@@ -19,13 +19,15 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from invariances import zoo
 from invariances.errors import SpaceError
 from invariances.product import Product, check
-from invariances.zoo import datasets, networks, store, training, workers
-from invariances.zoo.datasets import STRICT
+from invariances.zoo import checkpoints, datasets, models, networks, store, trained, training, workers
+from invariances.zoo.locating import STRICT
 from invariances.zoo.recipes import Recipe, Training
 from invariances.zoo.store import Artefact
+
+__all__ = ["HEAD_VERSION", "Head", "HeadRecipe", "in_store", "load", "train_missing"]
+
 
 HEAD_VERSION = 1
 """Counted up whenever training would give another head for the same recipe and the same encoder."""
@@ -56,8 +58,8 @@ class HeadRecipe:
 
     def key(self, numerics: str) -> str:
         """The name of the head in the store: a hash of its recipe, its encoder's key, its version and the numerics."""
-        said = {**asdict(self), "base": self.base.key(numerics), "version": HEAD_VERSION, "numerics": numerics}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
+        fields = {**asdict(self), "base": self.base.key(numerics), "version": HEAD_VERSION, "numerics": numerics}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
 
 class ProductHead(nn.Module):
@@ -85,36 +87,33 @@ class Head(NamedTuple):
     """By epoch."""
 
 
-def train(recipes: Sequence[HeadRecipe], device: str = "auto", processes: int | None = None) -> dict[HeadRecipe, Head]:
-    """Trained heads for recipes: from the store where they are there, else trained and stored, as are their encoders.
+def train_missing(recipes: Sequence[HeadRecipe], device: torch.device, processes: int | None = None) -> None:
+    """Train and store the heads that the store lacks, and their encoders; repeated ones once.
 
     Parameters
     ----------
     recipes : sequence of HeadRecipe
-        Repeated ones are trained once.
-    device : "auto", "cpu" or "cuda"
+    device : torch.device
     processes : int, optional
         Worker processes; by default one per core, and one for a GPU.
-
-    Returns
-    -------
-    dict from HeadRecipe to Head
 
     Raises
     ------
     SpaceError
         If a recipe asks for more anchors than there are samples to choose from.
     """
-    chosen = zoo.device_named(device)
-    wanted = list(dict.fromkeys(recipes))
-    missing = [recipe for recipe in wanted if not in_store(recipe, chosen)]
-    zoo.train([recipe.base for recipe in missing], device, processes)
-    if chosen.type == "cuda" and processes is None:
+    missing = [recipe for recipe in dict.fromkeys(recipes) if not in_store(recipe, device)]
+    models.train_missing([recipe.base for recipe in missing], device, processes)
+    if device.type == "cuda" and processes is None:
         processes = 1
-    unit = partial(_make, device=str(chosen))
+    unit = partial(_make, device=str(device))
     for _ in workers.run(unit, missing, "training heads", processes, size=_epochs):
         pass
-    return {recipe: _unpack(recipe, _fetch(recipe, chosen)) for recipe in wanted}
+
+
+def load(recipe: HeadRecipe, device: torch.device) -> Head:
+    """The head of one recipe from the store; if it is not there, it is trained here and stored."""
+    return _unpack(recipe, _fetch(recipe, device))
 
 
 def in_store(recipe: HeadRecipe, device: torch.device) -> bool:
@@ -143,12 +142,12 @@ def _fetch(recipe: HeadRecipe, device: torch.device) -> Artefact:
     with workers.one_thread():
         found = store.fetch("heads", key, make)
     if made:
-        training.forget(made)
+        checkpoints.forget(made)
     return found
 
 
 def _trained(recipe: HeadRecipe, device: torch.device) -> Artefact:
-    base = training.unpack(recipe.base, zoo.fetch((recipe.base,), device)[0])
+    base = models.load(recipe.base, device)
     pool, test = (torch.from_numpy(base.spaces[split]).to(device) for split in ("pool", "test"))
     if len(pool) < recipe.anchors:
         raise SpaceError(
@@ -161,26 +160,20 @@ def _trained(recipe: HeadRecipe, device: torch.device) -> Artefact:
     torch.manual_seed(_seed(key))
     module = _fresh(recipe, prepared, key).to(device)
     with training.deterministic(device):
-        components = _components(training.restore(base).encoder.to(device), module.product, data["train_x"], anchors)
+        components = _components(trained.restore(base).encoder.to(device), module.product, data["train_x"], anchors)
         seen = {"train_x": components, "train_y": data["train_y"], "pictures": data["train_x"]}
         plan = Training(recipe.epochs, recipe.batch_size, lr=recipe.lr)
-        losses = training.fit(
-            [module],
-            replace(recipe.base, training=plan, anchors=0),
-            seen,
-            [torch.get_rng_state()],
-            [torch.Generator().manual_seed(_seed(key))],
-            [key],
-            workers.advance,
-        )[0]
+        seeded = training.Seeded([module], [key], [torch.get_rng_state()], [torch.Generator().manual_seed(_seed(key))])
+        recipe_of_head = replace(recipe.base, training=plan, anchors=0)
+        losses = training.fit(seeded, recipe_of_head, seen, workers.advance)[0]
     module.eval()
     with torch.no_grad():
-        outputs = torch.cat([module(part, anchors).float() for part in test.split(training.CHUNK)])
+        outputs = torch.cat([module(part, anchors).float() for part in test.split(trained.BATCH)])
     note = {
         "recipe": asdict(recipe),
-        "scores": training.scored(recipe.base.task, outputs, data),
+        "scores": trained.scored(recipe.base.task, outputs, data),
         "losses": losses,
-        "machine": training.machine(device),
+        "machine": trained.machine(device),
     }
     return Artefact({name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}, note)
 
@@ -188,8 +181,8 @@ def _trained(recipe: HeadRecipe, device: torch.device) -> Artefact:
 @torch.no_grad()
 def _components(encoder: nn.Module, product: Product, x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
     """The relative representations of all samples, of shape (n, c, k)."""
-    codes = training.encode(encoder, x, anchors.device)
-    return torch.cat([product.components(part, anchors) for part in codes.split(training.CHUNK)])
+    codes = trained.encode(encoder, x, anchors.device)
+    return torch.cat([product.components(part, anchors) for part in codes.split(trained.BATCH)])
 
 
 def _seed(key: str) -> int:

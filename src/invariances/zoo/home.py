@@ -7,6 +7,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from invariances.errors import DataError
+
+__all__ = ["data_folder", "home"]
+
 
 def home() -> Path:
     """The folder of trained models, decoded arrays and the `datasets` cache: ``INVARIANCES_HOME``."""
@@ -15,6 +19,20 @@ def home() -> Path:
 
 
 def data_folder() -> Path | None:
-    """The folder of hub-schema Parquet: ``INVARIANCES_DATA``, or None where it is not set."""
+    """The folder of hub-schema Parquet: ``INVARIANCES_DATA``, or None where it is not set.
+
+    Raises
+    ------
+    DataError
+        If it names no folder that is there.
+    """
     named = os.environ.get("INVARIANCES_DATA")
-    return Path(named).expanduser().absolute() if named else None
+    if not named:
+        return None
+    folder = Path(named).expanduser().absolute()
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is not there"
+        raise DataError(
+            f"INVARIANCES_DATA names {folder}, which {what}; give the folder of the Parquet files, or unset it"
+        )
+    return folder

@@ -14,9 +14,12 @@ import torch
 from torch import nn
 
 from invariances.errors import PretrainedError
-from invariances.transforms import relative
-from invariances.zoo import pretrained
+from invariances.relative import relative
+from invariances.zoo import frozen, pretrained
 from invariances.zoo.recipes import Network
+
+__all__ = ["MASK", "MaskedLanguage", "Model", "build", "head"]
+
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 MASK = 4
@@ -213,11 +216,11 @@ def _pretrained(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn
     kind = "text" if len(shape) == 1 else "vision"
     if pretrained.named(name).kind != kind:
         raise PretrainedError(f"the checkpoint {name} is not for {kind}; give one that is")
-    if kind == "text" and pretrained.tokenizer(name, shape[0]).get_vocab_size() != vocabulary:
+    if kind == "text" and frozen.tokenizer(name, shape[0]).get_vocab_size() != vocabulary:
         raise PretrainedError(
             f"the texts are not encoded by the tokenizer of {name}; prepare them with tokenizer={name}"
         )
-    return pretrained.encoder(name, network.fresh)
+    return frozen.encoder(name, network.fresh)
 
 
 def _without_encoder(model: Model, state: dict[str, torch.Tensor], prefix: str, metadata: object) -> None:

@@ -10,7 +10,10 @@ from typing import Literal, Self
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
-from invariances.zoo.datasets import STRICT
+from invariances.zoo.locating import STRICT
+
+__all__ = ["Network", "RECIPE_VERSION", "Recipe", "Training"]
+
 
 RECIPE_VERSION = 2
 """Counted up whenever training would give another result for the same recipe."""
@@ -89,13 +92,13 @@ class Recipe:
 
     def key(self, numerics: str) -> str:
         """The name of the model in the store: a hash of the recipe, its version and the numerics."""
-        said = {**asdict(self), "version": RECIPE_VERSION, "numerics": numerics}
+        fields = {**asdict(self), "version": RECIPE_VERSION, "numerics": numerics}
         # these fields came later: where they say nothing, a model keeps the key that it had
         if not self.initialization:
-            del said["initialization"]
+            del fields["initialization"]
         if not self.training.masked_epochs:
-            said["training"] = {name: value for name, value in said["training"].items() if name != "masked_epochs"}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
+            fields["training"] = {name: value for name, value in fields["training"].items() if name != "masked_epochs"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

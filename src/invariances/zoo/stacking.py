@@ -15,6 +15,9 @@ from torch.func import functional_call, stack_module_state
 
 from invariances.zoo.networks import Model
 
+__all__ = ["FAMILIES", "Stacked"]
+
+
 FAMILIES = ("cnn", "vit")
 """Families whose layers `torch.func.vmap` can stack; the text models of transformers refuse it."""
 

@@ -1,4 +1,4 @@
-"""The store: arrays and trained models on disk, each made once.
+"""The store: named arrays with a note on disk, each made once; it knows nothing of what they are.
 
 An artefact is a safetensors file and a JSON note that holds the checksum of both and of their name.
 Both are written under a temporary name and renamed, the note last, so that an artefact is there only
@@ -14,6 +14,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,24 @@ from safetensors.numpy import save as save_bytes
 from invariances.errors import StoreError
 from invariances.zoo.home import home
 
+__all__ = [
+    "Artefact",
+    "Contents",
+    "NAME",
+    "Selection",
+    "entries",
+    "fetch",
+    "fetch_many",
+    "has",
+    "load",
+    "log",
+    "path",
+    "prune",
+    "remove",
+    "save",
+]
+
+
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?P<key>[0-9a-f]{20})(\.lock|(\.safetensors|\.json)(\.part)?)")
@@ -34,7 +53,7 @@ NAME = re.compile(r"(?P<key>[0-9a-f]{20})(\.lock|(\.safetensors|\.json)(\.part)?
 
 
 class Artefact(NamedTuple):
-    """Named arrays and what is to be said of them."""
+    """Named arrays, and a note on them."""
 
     arrays: dict[str, np.ndarray]
     note: dict[str, Any]
@@ -170,10 +189,10 @@ def _read(kind: str, key: str) -> Artefact | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
-            said = json.loads(written)
+            known = json.loads(written)
             # written anew, so that not a byte of it can differ
-            if written == _written(_checksum(kind, key, content, said["note"]), said["note"]):
-                return Artefact(load_bytes(content), said["note"])
+            if written == _written(_checksum(kind, key, content, known["note"]), known["note"]):
+                return Artefact(load_bytes(content), known["note"])
         except (ValueError, KeyError, TypeError, SafetensorError):
             pass  # an unreadable note is damage as well
     return None
@@ -231,13 +250,47 @@ class Entry(NamedTuple):
     files: tuple[Path, ...]
 
 
-def entries(verify: bool = False) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Contents:
+    """What the owner of the artefacts knows of them; the store itself does not."""
+
+    title: Callable[[str, dict[str, Any]], str] = lambda kind, note: ""
+    """What an artefact of a kind with a note is called in the listing."""
+    obsolete: Callable[[str, str, dict[str, Any]], bool] = lambda kind, key, note: False
+    """Whether an artefact of a kind, with a key and a note, is needed no longer."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which artefacts `prune` looks at, and which it deletes beside what is left over."""
+
+    kind: str | None = None
+    """Look only at "models", "arrays", ..."""
+    older_than: float | None = None
+    """Delete also artefacts that were made more than so many days ago."""
+    everything: bool = False
+    """Delete all artefacts."""
+    verify: bool = False
+    """Read everything, and delete what is damaged."""
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether an entry is to be deleted."""
+        if entry.state == "in use":
+            return False
+        if entry.state in ("leftover", "damaged") or self.everything:
+            return True
+        return self.older_than is not None and entry.modified < pd.Timestamp.now() - pd.Timedelta(days=self.older_than)
+
+
+def entries(verify: bool = False, contents: Contents | None = None) -> pd.DataFrame:
     """What lies in the store, one row per artefact and per file that is left over.
 
     Parameters
     ----------
     verify : bool
         Read everything and compare the checksums.
+    contents : Contents, optional
+        What is known of the artefacts.
 
     Returns
     -------
@@ -250,33 +303,22 @@ def entries(verify: bool = False) -> pd.DataFrame:
     StoreError
         If the store cannot be read.
     """
+    known = contents or Contents()
     with _file_system("read"):
-        found = [entry for kind, key in _keys() for entry in _look(kind, key, verify, _held(kind, key))]
+        found = [entry for kind, key in _keys() for entry in _look(kind, key, verify, _held(kind, key), known)]
     return _frame(found)
 
 
-def prune(
-    kind: str | None = None,
-    older_than: float | None = None,
-    everything: bool = False,
-    verify: bool = False,
-    dry_run: bool = False,
-) -> pd.DataFrame:
+def prune(selection: Selection, contents: Contents | None = None, dry_run: bool = False) -> pd.DataFrame:
     """Delete what is left over; on request also artefacts that are whole, but never what a process works on.
 
-    Left over are half-written files, locks that no process holds, checkpoints of models that are
-    finished, and one file of two.
+    Left over are half-written files, locks that no process holds, artefacts that are obsolete, and one file of two.
 
     Parameters
     ----------
-    kind : str, optional
-        Look only at "models", "arrays", ...
-    older_than : float, optional
-        Delete also artefacts that were made more than so many days ago.
-    everything : bool
-        Delete all artefacts.
-    verify : bool
-        Read everything, and delete what is damaged.
+    selection : Selection
+    contents : Contents, optional
+        What is known of the artefacts.
     dry_run : bool
         Only say what would be deleted.
 
@@ -290,34 +332,32 @@ def prune(
     StoreError
         If the store cannot be read or written.
     """
-    before = None if older_than is None else pd.Timestamp.now() - pd.Timedelta(days=older_than)
-
-    def unwanted(entry: Entry) -> bool:
-        if entry.state == "in use":
-            return False
-        return entry.state in ("leftover", "damaged") or everything or (before is not None and entry.modified < before)
-
-    chosen = []
+    known, chosen = contents or Contents(), []
     with _file_system("write to"):
-        for a_kind, key in _keys():
-            if kind not in (None, a_kind):
+        for kind, key in _keys():
+            if selection.kind not in (None, kind):
                 continue
             if dry_run:
-                chosen += filter(unwanted, _look(a_kind, key, verify, _held(a_kind, key)))
-                continue
-            lock = path(a_kind, key).with_suffix(".lock")
-            was_there = lock.is_file()
-            try:
-                with FileLock(lock).acquire(blocking=False):
-                    looked = _look(a_kind, key, verify, held=False)
-                    removed = [e for e in looked if unwanted(e) and (was_there or e.files != (lock,))]
-                    for place in (place for entry in removed for place in entry.files):
-                        place.unlink(missing_ok=True)
-                    lock.unlink(missing_ok=True)
-                    chosen += removed
-            except Timeout:
-                continue  # a process works on it
+                looked = _look(kind, key, selection.verify, _held(kind, key), known)
+                chosen += [entry for entry in looked if selection.takes(entry)]
+            else:
+                chosen += _prune_key(kind, key, selection, known)
     return _frame(chosen)
+
+
+def _prune_key(kind: str, key: str, selection: Selection, contents: Contents) -> list[Entry]:
+    lock = path(kind, key).with_suffix(".lock")
+    was_there = lock.is_file()
+    try:
+        with FileLock(lock).acquire(blocking=False):
+            looked = _look(kind, key, selection.verify, held=False, contents=contents)
+            removed = [e for e in looked if selection.takes(e) and (was_there or e.files != (lock,))]
+            for place in (place for entry in removed for place in entry.files):
+                place.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+            return removed
+    except Timeout:
+        return []  # a process works on it
 
 
 def _keys() -> list[tuple[str, str]]:
@@ -326,18 +366,17 @@ def _keys() -> list[tuple[str, str]]:
     return list(dict.fromkeys((kind, named["key"]) for kind, named in found if named))
 
 
-def _look(kind: str, key: str, verify: bool, held: bool) -> list[Entry]:
+def _look(kind: str, key: str, verify: bool, held: bool, contents: Contents) -> list[Entry]:
     """The lines of one key: its artefact, and what is left over."""
     arrays, lock = path(kind, key), path(kind, key).with_suffix(".lock")
     note = arrays.with_suffix(".json")
     found = []
     if has(kind, key):
-        said = _note(note)
+        known = _note(note)
         state = ("damaged" if _read(kind, key) is None else "whole") if verify else "stored"
-        finished = (has("models", model) or has("heads", model) for model in said.get("models", [key]))
-        if kind == "checkpoints" and all(finished):
+        if contents.obsolete(kind, key, known):
             state = "leftover"
-        found.append((_what(said), state, (note, arrays)))
+        found.append((contents.title(kind, known), state, (note, arrays)))
     else:
         found += [("one file of two", "leftover", (place,)) for place in (note, arrays) if place.is_file()]
     parts = [place.with_name(f"{place.name}.part") for place in (note, arrays)]
@@ -368,26 +407,6 @@ def _note(place: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, FileNotFoundError):
         return {}
     return note if isinstance(note, dict) else {}
-
-
-def _what(note: dict[str, Any]) -> str:
-    """A model's data set, network, task and seed; a head's aggregation as well; a data set's sizes."""
-    try:
-        if "recipe" in note:
-            recipe = note["recipe"]
-            if "base" in recipe:
-                what = "attention, equal weights" if recipe["equal_weights"] else recipe["aggregation"]
-                return (
-                    f"{_what({'recipe': recipe['base']})}: head on a product of {len(recipe['similarities'])}, {what}"
-                )
-            network = f"{recipe['network']['family']}-{recipe['network']['depth']}"
-            trained = f"{recipe['training']['epochs']} epochs, seed {recipe['seed']}"
-            return f"{recipe['dataset']}, {network}, {recipe['task']}, {trained}"
-        if "n_train" in note:
-            return f"{note['n_train']:,} + {note['n_test']:,} samples of {len(note['classes'])} classes"
-    except (KeyError, TypeError, ValueError):
-        pass  # a damaged note
-    return ""
 
 
 def _size(files: Iterable[Path]) -> tuple[int, pd.Timestamp]:

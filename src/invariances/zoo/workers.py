@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
@@ -27,14 +27,17 @@ from invariances.errors import WorkersError
 if TYPE_CHECKING:
     from distributed import Client, Future, as_completed
 
+__all__ = ["KEEP_MEMORY", "advance", "cores", "one_thread", "run", "spread"]
+
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-REACH = 8
+SCHEDULER_TIMEOUT = 8
 """Seconds after which a scheduler counts as out of reach."""
-EVERY = 0.5
+REPORT_SECONDS = 0.5
 """Seconds between two reports of a unit on its way."""
-LOOK = 0.05
+POLL_SECONDS = 0.05
 """Seconds between two looks at what is finished elsewhere."""
 
 KEEP_MEMORY = {
@@ -111,6 +114,30 @@ def run(
             yield from _dask(unit, items, progress, processes, cluster)
 
 
+def spread(unit: Callable[[Item], Result], items: Iterable[Item], label: str = "scoring") -> list[Result]:
+    """Do the same as the builtin `map`, over the workers of `run`: the results in the order of the items.
+
+    Parameters
+    ----------
+    unit : callable
+        Importable, so that a worker process can run it.
+    items : iterable
+    label : str
+        For the progress bar.
+
+    Raises
+    ------
+    WorkersError
+        As `run`.
+    """
+    found = dict(run(partial(_numbered, unit=unit), list(enumerate(items)), label))
+    return [found[number] for number in sorted(found)]
+
+
+def _numbered(item: tuple[int, Item], unit: Callable[[Item], Result]) -> tuple[int, Result]:
+    return item[0], unit(item[1])
+
+
 def advance(amount: float, **shown: object) -> None:
     """Say from inside a unit that it has got on; outside a `run` nothing happens.
 
@@ -139,7 +166,7 @@ class _Progress:
         self.bar = tqdm(
             total=sum(sizes),
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
-            mininterval=EVERY,
+            mininterval=REPORT_SECONDS,
             disable=not watched,
         )
         self.bar.set_description_str(f"{label} 0/{len(sizes)}")
@@ -217,7 +244,7 @@ def _finished(waiting: as_completed, left: int) -> Iterator[Future]:
         while batch:
             yield batch.pop(0)
         if left:
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
 
 
 def _lost(cluster: str | None) -> WorkersError:
@@ -241,7 +268,7 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
         quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
         with _uninterrupted(), dask.config.set(DASK):
             try:
-                machine = _patiently(lambda: LocalCluster(n_workers=processes, threads_per_worker=1, **quiet))
+                machine = _started_twice(lambda: LocalCluster(n_workers=processes, threads_per_worker=1, **quiet))
             except RuntimeError as error:  # most often a script that every worker runs anew
                 raise WorkersError(
                     f"the worker processes did not start ({error}); in a script of your own put what trains under "
@@ -253,7 +280,7 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
         yield client
 
 
-def _patiently(start: Callable[[], Result]) -> Result:
+def _started_twice(start: Callable[[], Result]) -> Result:
     """Start once more where this machine stood still: Dask gives its event loop 10 s, and then fails an assertion."""
     with suppress(AssertionError):
         return start()
@@ -267,7 +294,7 @@ def _connected(kind: type, cluster: str) -> Client:
     """A client of the scheduler at an address or in a file."""
     try:
         address = json.loads(Path(cluster).read_text())["address"] if Path(cluster).is_file() else cluster
-        return kind(address, timeout=REACH)
+        return kind(address, timeout=SCHEDULER_TIMEOUT)
     except Exception as error:  # a file may hold anything
         raise WorkersError(
             f"no Dask scheduler answers at {cluster} ({error}); start it, or set "
@@ -324,7 +351,7 @@ def _elsewhere(unit: Callable[[Item], Result], item: Item, number: int, topic: s
 
     def tell(done: float, shown: dict[str, str]) -> None:
         nonlocal last
-        if time.monotonic() - last >= EVERY:
+        if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
             worker.log_event(topic, (number, done, shown))
 

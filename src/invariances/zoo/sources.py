@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 from invariances.errors import DataError
 from invariances.zoo import builtin
 
+__all__ = ["REGISTRY", "Shards", "Source", "hub_is_reachable", "names_digest", "source_named"]
+
 
 class Classes(NamedTuple):
     """The labels of a data set, as its publisher has them."""

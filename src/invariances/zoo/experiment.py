@@ -1,0 +1,204 @@
+"""The steps of an experiment, as the notebooks call them: train, embed, take models apart.
+
+Nothing large is kept: models and spaces lie in the store, and are read where and when they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from invariances.rows import Rows
+from invariances.stitching import Codes, Stitchable
+from invariances.zoo import datasets, heads, models, trained
+from invariances.zoo.heads import Head, HeadRecipe
+from invariances.zoo.recipes import Recipe
+from invariances.zoo.trained import Trained
+
+__all__ = ["Models", "embed", "labels", "take_apart", "train"]
+
+Key = tuple[str, str]
+"""The name of a row, and a kind of models or an invariance."""
+Anchors = Mapping[str, Sequence[int]]
+"""By row, which samples of the pool are anchors, in their order."""
+
+
+class Models(Mapping[Recipe | HeadRecipe, Trained | Head]):
+    """Trained models by recipe, each read from the store when it is asked for.
+
+    Parameters
+    ----------
+    recipes : sequence of Recipe or HeadRecipe
+    device : str
+        "cpu" or "cuda", where they were trained.
+    """
+
+    def __init__(self, recipes: Sequence[Recipe | HeadRecipe], device: str) -> None:
+        self.recipes = tuple(dict.fromkeys(recipes))
+        self.device = device
+
+    def __getitem__(self, recipe: Recipe | HeadRecipe) -> Trained | Head:
+        if recipe not in self.recipes:
+            raise KeyError(recipe)
+        return _load(recipe, self.device)
+
+    def __iter__(self) -> Iterator[Recipe | HeadRecipe]:
+        return iter(self.recipes)
+
+    def __len__(self) -> int:
+        return len(self.recipes)
+
+
+def train(recipes: Sequence[Recipe | HeadRecipe], device: str = "auto", processes: int | None = None) -> Models:
+    """Train what is not in the store yet; killed at any moment, a rerun goes on from the models that are finished.
+
+    Parameters
+    ----------
+    recipes : sequence of Recipe or HeadRecipe
+        Repeated ones are trained once. A head on a product of invariances needs its encoder, which is trained first.
+    device : "auto", "cpu" or "cuda"
+    processes : int, optional
+        Worker processes; by default one per core, and one for a GPU.
+
+    Returns
+    -------
+    Models
+        A mapping from recipes to trained models.
+
+    Raises
+    ------
+    ParameterError
+        If the device is not there.
+    StoreError, WorkersError
+        If the store cannot be written, or the workers cannot go on.
+    """
+    chosen = models.device_named(device)
+    models.train_missing([recipe for recipe in recipes if isinstance(recipe, Recipe)], chosen, processes)
+    heads.train_missing([recipe for recipe in recipes if isinstance(recipe, HeadRecipe)], chosen, processes)
+    return Models(recipes, str(chosen))
+
+
+def embed(recipes: Mapping[Key, Mapping[str, Recipe]], anchors: Anchors, device: str = "auto") -> Rows:
+    """The spaces of trained models: anchors first, then held-out samples.
+
+    Held out is the test split; where models read different languages, it is the parallel sentences that are no anchors,
+    since the languages' test splits are not translations of each other.
+
+    Parameters
+    ----------
+    recipes : mapping from (row, kind), or rows, to mappings from model names to Recipe
+        The models of one key read the same samples, or their translations.
+    anchors : mapping from rows to ids
+        Which samples of the stored pool are anchors: training samples, or parallel sentences.
+    device : "auto", "cpu" or "cuda"
+        Where the models were trained.
+
+    Returns
+    -------
+    Rows
+        By key, the spaces by model name: arrays of shape (k + n, d). They are read from the store when they are asked
+        for.
+    """
+    return Rows(recipes, partial(_spaces, recipes=recipes, anchors=anchors, device=str(models.device_named(device))))
+
+
+def labels(recipes: Mapping[str, Recipe], anchors: Anchors) -> Rows:
+    """The class of every row of the spaces that `embed` gives.
+
+    Parameters
+    ----------
+    recipes : mapping from rows to Recipe
+        One of the row's models.
+    anchors : mapping from rows to ids
+    """
+    return Rows(recipes, partial(_labels, recipes=recipes, anchors=anchors))
+
+
+def take_apart(
+    recipes: Mapping[Key, Mapping[str, Recipe | HeadRecipe]],
+    untrained: Mapping[str, Mapping[str, Recipe]],
+    anchors: Anchors,
+    device: str = "auto",
+) -> Rows:
+    """Trained models as encoders and heads, which `invariances.stitch` connects.
+
+    Parameters
+    ----------
+    recipes : mapping from (row, invariance) to mappings from model names to Recipe or HeadRecipe
+        Their heads read what the invariance offers; a `HeadRecipe` reads codes together with the anchors' codes.
+    untrained : mapping from rows to mappings from names to Recipe
+        Encoders without a head: the control.
+    anchors : mapping from rows to ids
+    device : "auto", "cpu" or "cuda"
+
+    Returns
+    -------
+    Rows
+        By key, `invariances.stitching.Stitchable` by model name.
+    """
+    chosen = str(models.device_named(device))
+    load = partial(_taken_apart, recipes=recipes, untrained=untrained, anchors=anchors, device=chosen)
+    return Rows(recipes, load)
+
+
+def _load(recipe: Recipe | HeadRecipe, device: str) -> Trained | Head:
+    load: Callable = heads.load if isinstance(recipe, HeadRecipe) else models.load
+    return load(recipe, torch.device(device))
+
+
+def _row(key: str | Key) -> str:
+    return key if isinstance(key, str) else key[0]
+
+
+def _spaces(
+    key: str | Key, recipes: Mapping[Key, Mapping[str, Recipe]], anchors: Anchors, device: str
+) -> dict[str, np.ndarray]:
+    ids, spaces = np.asarray(anchors[_row(key)]), {}
+    first = next(iter(recipes[key].values()))
+    crosses_languages = "parallel_x" in datasets.load(first.data).arrays
+    for name, recipe in recipes[key].items():
+        found = _load(recipe, device).spaces
+        held_out = np.delete(found["pool"], ids, axis=0) if crosses_languages else found["test"]
+        spaces[name] = np.concatenate([found["pool"][ids], held_out])
+    return spaces
+
+
+def _labels(row: str, recipes: Mapping[str, Recipe], anchors: Anchors) -> np.ndarray:
+    arrays = datasets.load(recipes[row].data).arrays
+    return np.concatenate([arrays["train_y"][np.asarray(anchors[row])], arrays["test_y"]])
+
+
+def _taken_apart(
+    key: Key,
+    recipes: Mapping[Key, Mapping[str, Recipe | HeadRecipe]],
+    untrained: Mapping[str, Mapping[str, Recipe]],
+    anchors: Anchors,
+    device: str,
+) -> dict[str, Stitchable]:
+    ids, pieces = np.asarray(anchors[key[0]]), {}
+    for name, recipe in recipes[key].items():
+        model = _load(recipe, device)
+        if isinstance(recipe, HeadRecipe):
+            module, model = model.module, _load(recipe.base, device)
+        else:
+            module = trained.restore(model).head
+        pieces[name] = Stitchable(_codes(model, ids), partial(_answer, module))
+    for name, recipe in untrained[key[0]].items():
+        pieces[name] = Stitchable(_codes(_load(recipe, device), ids), None)
+    return pieces
+
+
+def _codes(model: Trained, anchors: np.ndarray) -> Codes:
+    """A model's embeddings of its anchors and test samples, and what a head should make of them."""
+    arrays = datasets.load(model.recipe.data).arrays
+    targets = torch.from_numpy(arrays["test_x" if model.recipe.task == "reconstruction" else "test_y"])
+    pool, test = (torch.from_numpy(model.spaces[split]) for split in ("pool", "test"))
+    return Codes(pool[anchors], test, trained.inputs(targets))
+
+
+@torch.no_grad()
+def _answer(module: torch.nn.Module, x: torch.Tensor, *anchors: torch.Tensor) -> torch.Tensor:
+    return torch.cat([module(part, *anchors) for part in x.split(trained.BATCH)])

@@ -13,9 +13,34 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from invariances.pairs import Interval, interval, rank_prediction
+from invariances.intervals import Interval, interval
+from invariances.paper.frames import across_groups, groups_of
 from invariances.paper.reported import STITCHING
-from invariances.paper.rows import ROWS, SECTIONS
+from invariances.paper.rows import ROWS, SECTIONS, row_named
+from invariances.prediction import rank_prediction
+
+__all__ = [
+    "ALIGNED",
+    "CLAIMS",
+    "Claim",
+    "FAILS",
+    "FINDINGS",
+    "HOLDS",
+    "IN_PART",
+    "KEPT",
+    "NOT_JUDGED",
+    "Outcome",
+    "UNTESTABLE",
+    "Verdict",
+    "describe",
+    "highest",
+    "judge",
+    "judge_finding",
+    "predictions",
+    "predicts",
+    "stitches",
+]
+
 
 NOT_JUDGED = "not judged at smoke size"
 HOLDS, IN_PART, FAILS, UNTESTABLE = "holds", "holds in part", "does not hold", "not testable here"
@@ -115,7 +140,7 @@ def highest(frame: pd.DataFrame, expected: dict[str, str]) -> list[Outcome]:
     for row in frame.row.drop_duplicates():
         if row not in expected:
             continue
-        trained = frame[(frame.row == row) & (frame.reference == "trained")]
+        trained = frame[(frame.row == row) & (frame.kind == "trained")]
         pairs = _by_pair(trained, "calibrated")
         if pairs is None or expected[row] not in pairs or pairs.isna().any(axis=None):
             outcomes.append(Outcome(row, None, "a score has no calibration"))
@@ -140,18 +165,6 @@ def _by_pair(frame: pd.DataFrame, value: str) -> pd.DataFrame | None:
     ends = pd.DataFrame({"model_a": across[["model_a", "model_b"]].min(axis=1)})
     ends["model_b"] = across[["model_a", "model_b"]].max(axis=1)
     return across.assign(**ends).groupby(["model_a", "model_b", "invariance"])[value].mean().unstack()
-
-
-def groups_of(frame: pd.DataFrame) -> tuple[list[str], list[str]] | None:
-    """The models of the two groups that a table compares, or None where there is one group."""
-    members = pd.concat(
-        [
-            frame[["model_a", "group_a"]].set_axis(["model", "group"], axis=1),
-            frame[["model_b", "group_b"]].set_axis(["model", "group"], axis=1),
-        ]
-    ).drop_duplicates()
-    lists = [list(models) for _, models in members.groupby("group", sort=False).model]
-    return (lists[0], lists[1]) if len(lists) == 2 else None
 
 
 def _sign(span: Interval) -> bool | None:
@@ -193,16 +206,9 @@ def stitches(frame: pd.DataFrame) -> list[Outcome]:
     return outcomes
 
 
-def across_groups(frame: pd.DataFrame) -> pd.DataFrame:
-    """Only pairs of different groups, where there are several (languages, architectures)."""
-    return frame[frame.group_a != frame.group_b] if frame.group_a.nunique() > 1 else frame
-
-
 # The five findings ----------------------------------------------------------------------------
 
 ALIGNED = ("initialization", "architecture", "training")
-LANGUAGE = ("TREC", "DBpedia", "BERT", "Amazon")
-"""How the names of the language rows start; the other rows are vision."""
 KEPT = 0.75
 """Share of the ceiling (of the gap, for errors) from which on stitching counts as working, as the paper words it."""
 NO_SPREAD = 0.01
@@ -220,14 +226,14 @@ def pervasive(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
 
 
 def _uncovered(row: str, part: pd.DataFrame) -> Outcome:
-    trained = across_groups(part[part.reference == "trained"])
+    trained = across_groups(part[part.kind == "trained"])
     pairs, groups = _by_pair(trained, "calibrated"), groups_of(trained)
     if pairs is None or pairs[["absolute", "affine"]].isna().any(axis=None):
         return Outcome(row, None, "a score has no calibration")
     gain = interval((pairs.affine - pairs.absolute).rename("gap").reset_index(), "gap", groups)
     affine = trained[trained.invariance == "affine"]
     beyond = interval(affine.assign(gap=affine.score - affine.null_within_class), "gap", groups)
-    untrained = across_groups(part[(part.reference == "untrained") & (part.invariance == "affine")])
+    untrained = across_groups(part[(part.kind == "untrained") & (part.invariance == "affine")])
     signs = (_sign(gain), _sign(beyond))
     supports = None if None in signs else all(signs)
     said = (
@@ -294,7 +300,7 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `invariances.pairs.rank_prediction` gives it, with ``supports``, ``evidence`` and, where models are of
+        As `invariances.rank_prediction` gives it, with ``supports``, ``evidence`` and, where models are of
         several groups, ``within``: p as shown, if they are relabelled within these alone. The rule does not ask for it.
     """
     lines = []
@@ -321,17 +327,17 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
 
 def general(frames: Mapping[str, pd.DataFrame]) -> list[Outcome]:
     """For vision and for language, whether agreement is uncovered and stitching works in every row that can tell."""
-    rows = {False: [], True: []}
+    rows = {"vision": [], "language": []}
     for outcome in _decided([*pervasive(frames), *communicates(frames)]):
-        rows[outcome.row.startswith(LANGUAGE)].append(outcome)
+        rows[row_named(outcome.row).modality].append(outcome)
     return [
         Outcome(
-            "language" if language else "vision",
+            modality,
             all(outcome.supports for outcome in outcomes) if outcomes else None,
             f"{sum(outcome.supports for outcome in outcomes)} of {len(outcomes)} rows support, "
             f"against it: {', '.join(outcome.row for outcome in outcomes if not outcome.supports) or 'none'}",
         )
-        for language, outcomes in rows.items()
+        for modality, outcomes in rows.items()
     ]
 
 

@@ -1,181 +1,281 @@
-"""The figures, each drawn from measured data."""
+"""The figures, each drawn from measured data, with its alternative text beside the code that draws it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
-from invariances.pairs import interval
-from invariances.paper import claims
-from invariances.paper.claims import across_groups, groups_of
-from invariances.paper.reported import ALIGNMENT
+from invariances.intervals import Interval
+from invariances.ladders import ALL_PAIRS
+from invariances.paper.claims import predictions
+from invariances.paper.frames import across_groups
+from invariances.paper.plots import COLORS, Drawing, draw_legend, panels
+from invariances.paper.reported import ALIGNMENT, Reported
 from invariances.paper.rows import INVARIANCES
-from invariances.paper.sections import RowResult, Study, stitchables
-from invariances.stitching import connect
+from invariances.paper.tables import class_title
+from invariances.stitching import Stitchable, connect
 from invariances.transforms import Relative
-from invariances.zoo import datasets
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = [
+    "LOWEST",
+    "alignment",
+    "ladder",
+    "latents",
+    "prediction",
+    "reconstructions",
+    "singular_values",
+    "stitching",
+]
 
-REFERENCES = {"null": "shuffled", "null_within_class": "shuffled in class", "untrained": "untrained"}
+LEVELS = {"null": ("shuffled", ":"), "null_within_class": ("shuffled in class", "--"), "untrained": ("untrained", "-.")}
+"""The levels that alignment is read against, with their name and line."""
+CONTROLS = {"self-stitch": "-", "shuffled anchors": ":", "untrained encoder": "-."}
+"""The controls of stitching, with their line."""
+LOWEST = -0.5
+"""Where figures of explained variance end: a map into a wrong place explains less than nothing."""
+PANEL = (3.9, 3.5)
+
+Intervals = Mapping[tuple[str, str], Interval]
 
 
-def _closed(figure: Figure) -> Figure:
-    """Close it for pyplot, so that a notebook shows it once: as the value of its cell."""
-    plt.close(figure)
-    return figure
+def alignment(section: str, frame: pd.DataFrame, intervals: Intervals) -> Drawing:
+    """Alignment by invariance, a panel per row: pairs, interval over models, references, reported value.
 
-
-def alignment(study: Study) -> Figure:
-    """Alignment by invariance, a panel per row: pairs, interval over models, references, reported value."""
-    frame, reported = study.frame, ALIGNMENT[study.settings.section]
-    rows = list(study.rows)
-    figure, axes = _panels(len(rows))
+    Parameters
+    ----------
+    section : str
+    frame : DataFrame
+        The section's tidy table.
+    intervals : mapping from (row, invariance) to Interval
+        Of the scores of trained models.
+    """
+    rows = list(dict.fromkeys(frame.row))
+    figure, axes = panels(len(rows), 3, PANEL)
     for row, ax in zip(rows, axes, strict=True):
-        part = across_groups(frame[frame.row == row])
+        part = frame[frame.row == row]
         for i, invariance in enumerate(INVARIANCES):
-            itself = frame[(frame.row == row) & (frame.reference == "self") & (frame.invariance == invariance)]
-            _draw_cell(ax, i, part[part.invariance == invariance], itself, reported.get(row, {}).get(invariance))
+            own = part[part.invariance == invariance]
+            _draw_scores(ax, i, own, intervals[row, invariance])
+            reported = ALIGNMENT[section].get(row, {}).get(invariance)
+            if isinstance(reported, Reported):
+                ax.plot(i - 0.22, reported.mean, "D", color="C3", markersize=5, label="reported")
         ax.set_xticks(range(len(INVARIANCES)), ["raw", "scale", "rotation\n(relative)", "affine"])
-        ax.set(title=row, ylabel=study.settings.metric)
+        ax.set(title=row, ylabel=frame.metric.iloc[0])
         ax.grid(axis="y", color="0.92")
         ax.set_axisbelow(True)
-    _legend(figure, axes)
-    return _closed(figure)
+    draw_legend(figure, axes)
+    return Drawing(
+        figure,
+        f"{frame.metric.iloc[0]} alignment by invariance, one panel for each of {len(rows)} rows: pairs of models, "
+        "three chance references, the 95 % interval over models, and the reported value where there is one",
+    )
 
 
-def _draw_cell(ax: plt.Axes, i: int, pairs: pd.DataFrame, itself: pd.DataFrame, reported: object) -> None:
-    trained, untrained = (pairs[pairs.reference == kind] for kind in ("trained", "untrained"))
+def _draw_scores(ax: Axes, i: int, own: pd.DataFrame, span: Interval) -> None:
+    trained, untrained = (across_groups(own[own.kind == kind]) for kind in ("trained", "untrained"))
     spread = np.linspace(-0.12, 0.12, len(trained))
     ax.plot(i + spread, trained.score, "o", color="C0", alpha=0.45, markersize=3.5, label="pairs of models")
     levels = {"null": trained.null.mean(), "null_within_class": trained.null_within_class.mean()}
     levels["untrained"] = untrained.score.mean()
-    for (kind, level), style in zip(levels.items(), (":", "--", "-."), strict=True):
-        ax.plot([i - 0.32, i + 0.32], [level, level], style, color="0.35", linewidth=1.3, label=REFERENCES[kind])
+    for kind, (name, style) in LEVELS.items():
+        ax.plot([i - 0.32, i + 0.32], [levels[kind]] * 2, style, color="0.35", linewidth=1.3, label=name)
+    itself = own[own.kind == "self"]
     if len(itself):
         ax.plot([i - 0.32, i + 0.32], [itself.score.mean()] * 2, color="C2", linewidth=1.3, label="a model with itself")
-    span = interval(trained, "score", groups_of(trained))
     if span.low == span.low:
         ax.plot([i + 0.22] * 2, [span.low, span.high], color="C0", linewidth=2.4, label="95 % interval over models")
-    if reported is not None:
-        ax.plot(i - 0.22, reported.mean, "D", color="C3", markersize=5, label="reported")
 
 
-def latents(result: RowResult) -> Figure:
-    """Two models' spaces side by side, raw and relative: the same samples on two principal axes, by class."""
-    group = result.planned.groups[0]
-    labels = datasets.load(group.prepared.key).arrays["test_y"][:500]
-    raw = {name: model.spaces["test"] for name, model in list(result.models.items())[:2]}
-    relative = {
-        name: Relative().fit(result.models[name].spaces["pool"][: group.anchors]).transform(space)
-        for name, space in raw.items()
-    }
+def latents(row: str, spaces: Mapping[str, np.ndarray], anchors: Sequence[int], labels: np.ndarray) -> Drawing:
+    """Two models' spaces side by side, raw and relative: the same samples on two principal axes, by class.
+
+    Parameters
+    ----------
+    row : str
+    spaces : mapping from model names to arrays of shape (k + n, d)
+        As `invariances.zoo.embed` gives them, anchors first; the first two are drawn.
+    anchors : sequence of int
+        The k anchors.
+    labels : array of length k + n
+    """
+    k = len(anchors)
+    first_two = dict(list(spaces.items())[:2])
+    raw = {name: space[k:] for name, space in first_two.items()}
+    relative = {name: Relative().fit(space[:k]).transform(space[k:]) for name, space in first_two.items()}
     figure, axes = plt.subplots(2, 2, figsize=(7.2, 6.6), layout="constrained")
-    for line, (kind, spaces) in zip(axes, (("raw", raw), ("relative", relative)), strict=True):
+    for line, (kind, shown) in zip(axes, (("raw", raw), ("relative", relative)), strict=True):
         # the left model's axes serve both, so that agreement shows as the same picture
-        axes_of_left = PCA(2, random_state=0).fit(next(iter(spaces.values())))
-        for ax, (name, space) in zip(line, spaces.items(), strict=True):
-            ax.scatter(*axes_of_left.transform(space)[:500].T, c=labels, cmap="tab10", s=7, alpha=0.75)
+        axes_of_left = PCA(2, random_state=0).fit(next(iter(shown.values())))
+        for ax, (name, space) in zip(line, shown.items(), strict=True):
+            points = axes_of_left.transform(space)[:500]
+            ax.scatter(*points.T, c=labels[k:][:500], cmap="tab10", s=7, alpha=0.75)
             ax.set(title=f"{kind}: {name}", xticks=[], yticks=[])
-    figure.suptitle(result.planned.row.name, fontsize=11)
+    figure.suptitle(row, fontsize=11)
     figure.supxlabel("principal axes of the left model's space", fontsize=9)
-    return _closed(figure)
+    return Drawing(
+        figure,
+        f"{row}: the latent spaces of {' and '.join(first_two)} on two principal axes, raw above and relative below, "
+        "coloured by class",
+    )
 
 
-def reconstructions(result: RowResult, pictures: int = 8) -> Figure:
-    """Original, reconstruction, and stitched by each space, for the same pictures and one pair of models."""
-    a, b = list(result.models)[:2]
-    absolute = stitchables(result, "absolute")
+def reconstructions(row: str, models: Mapping[str, Mapping[str, Stitchable]], pictures: int = 8) -> Drawing:
+    """Original, reconstruction, and stitched by each invariance, for the same pictures and one pair of models.
+
+    Parameters
+    ----------
+    row : str
+    models : mapping from invariances to mappings from model names to Stitchable
+        As `invariances.zoo.take_apart` gives them; "absolute" among them.
+    pictures : int
+    """
+    absolute = models["absolute"]
+    a, b = list(absolute)[:2]
     lines = {"original": absolute[a].codes.targets, "not stitched": absolute[b].head(absolute[b].codes.samples)}
-    for space in result.planned.row.spaces:
-        pieces = stitchables(result, space)
-        lines[f"stitched: {space}"] = connect(pieces[a].codes, pieces[b], space)
+    for invariance, pieces in models.items():
+        lines[f"stitched: {invariance}"] = connect(pieces[a].codes, pieces[b], invariance)
     figure, axes = plt.subplots(len(lines), pictures, figsize=(pictures, 1.08 * len(lines)), layout="constrained")
     for line, (title, images) in zip(axes, lines.items(), strict=True):
         for ax, image in zip(line, images, strict=False):
             ax.imshow(_picture(image), cmap="gray", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-    return _closed(figure)
+    return Drawing(
+        figure, f"{row}: {pictures} pictures, each as it is, reconstructed, and stitched: {', '.join(models)}"
+    )
 
 
 def _picture(image: torch.Tensor) -> np.ndarray:
     return image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
 
 
-COLORS = {"absolute": "0.6", "relative": "C0", "affine": "C1", "orthogonal": "C2", "product": "C4"}
-"""Of the ways in which models are stitched."""
-
-
-def stitching(frame: pd.DataFrame) -> Figure:
-    """Share of the ceiling that stitching keeps, by space, with the controls; a panel per row."""
+def stitching(frame: pd.DataFrame) -> Drawing:
+    """Share of the ceiling that stitching keeps, by invariance, with the controls; a panel per row."""
     rows = list(frame.row.drop_duplicates())
-    figure, axes = _panels(len(rows))
+    figure, axes = panels(len(rows), 3, PANEL)
     for row, ax in zip(rows, axes, strict=True):
         part = frame[frame.row == row]
-        real = across_groups(part[part.control == "none"])
-        spaces = list(part.invariance.drop_duplicates())
-        for x, space in enumerate(spaces):
-            own = real[real.invariance == space]
-            spread = x + np.linspace(-0.15, 0.15, len(own))
-            ax.plot(spread, own.retention, "o", color="C0", markersize=3.5, alpha=0.45, label="pairs of models")
-            for control, style in (("self-stitch", "-"), ("shuffled anchors", ":"), ("untrained encoder", "-.")):
-                same = part[(part.control == control) & (part.invariance == space)]
-                if len(same):
-                    level = (same if control == "self-stitch" else across_groups(same)).retention.mean()
-                    ax.plot([x - 0.35, x + 0.35], [level] * 2, style, color="0.35", linewidth=1.3, label=control)
+        names = list(part.invariance.drop_duplicates())
+        for x, name in enumerate(names):
+            _draw_retention(ax, x, part[part.invariance == name])
         ax.axhline(1, color="0.8", linewidth=1, zorder=0)
         ax.set(title=row, ylabel="share of the ceiling kept")
-        ax.set_xticks(range(len(spaces)), spaces, rotation=30)
+        ax.set_xticks(range(len(names)), names, rotation=30)
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-    _legend(figure, axes)
-    return _closed(figure)
+    draw_legend(figure, axes)
+    return Drawing(
+        figure,
+        f"Share of the ceiling that stitching keeps by invariance, with controls, a panel for each of {len(rows)} rows",
+    )
 
 
-def prediction(frame: pd.DataFrame) -> Figure:
+def _draw_retention(ax: Axes, x: int, part: pd.DataFrame) -> None:
+    real = across_groups(part[part.control == "none"])
+    spread = x + np.linspace(-0.15, 0.15, len(real))
+    ax.plot(spread, real.retention, "o", color="C0", markersize=3.5, alpha=0.45, label="pairs of models")
+    for control, style in CONTROLS.items():
+        own = part[part.control == control]
+        if len(own):
+            level = (own if control == "self-stitch" else across_groups(own)).retention.mean()
+            ax.plot([x - 0.35, x + 0.35], [level] * 2, style, color="0.35", linewidth=1.3, label=control)
+
+
+def prediction(frame: pd.DataFrame) -> Drawing:
     """Alignment of two spaces against the share of the ceiling that stitching keeps; a panel per data set and task."""
-    lines = claims.predictions(frame)
+    lines = predictions(frame)
     rows = list(lines.row.drop_duplicates())
-    figure, axes = _panels(len(rows))
+    figure, axes = panels(len(rows), 3, PANEL)
     for row, ax in zip(rows, axes, strict=True):
-        said = []
-        for line in lines[lines.row == row].itertuples():
+        for i, line in enumerate(lines[lines.row == row].itertuples()):
             own = frame[(frame.row == row) & (frame.invariance == line.invariance) & (frame.control == "none")]
             x, y, color = own.alignment_calibrated, own.retention, COLORS[line.invariance]
             ax.plot(x, y, "o", color=color, markersize=3.5, alpha=0.5, label=line.invariance)
             found = f"rho {line.rho:.2f}, p {line.p:.3f}" if line.testable else "not testable"
-            said.append((f"{line.invariance}: {found}", color))
-        for i, (text, color) in enumerate(said):
-            at = {"xy": (0.03, 0.04 + 0.085 * i), "xycoords": "axes fraction"}
-            ax.annotate(text, **at, color=color, fontsize=8, fontweight="bold")
+            place = {"xy": (0.03, 0.04 + 0.085 * i), "xycoords": "axes fraction"}
+            ax.annotate(f"{line.invariance}: {found}", **place, color=color, fontsize=8, fontweight="bold")
         low, high = ax.get_ylim()
-        ax.set_ylim(low - 0.4 * (high - low), high)  # room for what is said below the points
+        ax.set_ylim(low - 0.4 * (high - low), high)  # room for the words below the points
         ax.set(title=row, xlabel="calibrated alignment", ylabel="share of the ceiling kept")
-    _legend(figure, axes)
-    return _closed(figure)
-
-
-def _panels(n: int) -> tuple[Figure, list[plt.Axes]]:
-    """A figure with `n` panels, three in a line."""
-    columns = min(3, n)
-    lines = -(-n // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.9 * columns, 3.5 * lines), squeeze=False, layout="constrained"
+    draw_legend(figure, axes)
+    return Drawing(
+        figure,
+        "Calibrated alignment against the share of the ceiling that stitching keeps, one panel for each of "
+        f"{len(rows)} rows, with rank correlations",
     )
-    for ax in axes.flat[n:]:
-        ax.set_visible(False)
-    return figure, list(axes.flat[:n])
 
 
-def _legend(figure: Figure, axes: list[plt.Axes]) -> None:
-    """One legend for all panels, each entry once."""
-    entries = {}
-    for ax in axes:
-        entries |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False)
+# The ladder ------------------------------------------------------------------------------------
+
+
+def ladder(frame: pd.DataFrame) -> Drawing:
+    """Explained variance by class of maps, a panel per row: pairs, their mean, each pair's choice, that of all."""
+    names = list(dict.fromkeys(frame["class"]))
+
+    def draw(ax: Axes, part: pd.DataFrame) -> None:
+        whole, pairs = part[part.model_a == ALL_PAIRS], part[part.model_a != ALL_PAIRS]
+        shown = pairs.assign(x=pairs.explained_variance.clip(lower=LOWEST), y=pairs["class"].map(names.index))
+        which = shown.groupby(["model_a", "model_b"]).ngroup()
+        shown["y"] += 0.5 * (which + 0.5) / (which.max() + 1) - 0.25
+        verdict = names.index(whole["class"][whole.chosen].item())
+        ax.axhspan(verdict - 0.45, verdict + 0.45, color="0.88", zorder=0, label="chosen for all pairs at once")
+        for chosen, (marker, color, size) in ((False, ("o", "C0", 3.5)), (True, ("D", "C1", 4.5))):
+            points = shown[shown.chosen == chosen]
+            label = "chosen for the pair" if chosen else "ordered pair of models"
+            ax.plot(points.x, points.y, marker, color=color, markersize=size, alpha=0.7, linestyle="", label=label)
+        ax.axvline(0, color="0.6", linewidth=1)
+        ax.set_xlim(LOWEST - 0.05, 1.03)
+        ax.set_yticks(range(len(names)), [class_title(name) for name in names])
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(axis="x", color="0.92")
+
+    figure = _panel_per_row(frame, draw, 2.5)
+    figure.supxlabel(f"explained variance, held out (below {LOWEST:g}: drawn there)", fontsize=10)
+    return Drawing(
+        figure,
+        "Held-out explained variance by class of maps, ordered pairs as points, the chosen class marked, a panel a row",
+    )
+
+
+def singular_values(frame: pd.DataFrame) -> Drawing:
+    """The singular values of T by rank, relative to their mean, beside those of a simulated rotation; a panel per row.
+
+    A scaled rotation has all of them equal.
+    """
+    lines = {
+        "simulated": ("simulated rotation with equal noise", {"linestyle": "--", "color": "0.35", "linewidth": 1.2}),
+        "value": ("T of an ordered pair", {"linestyle": "-", "color": "C0", "linewidth": 1.4}),
+    }
+
+    def draw(ax: Axes, part: pd.DataFrame) -> None:
+        for i, (_, pair) in enumerate(part.groupby(["model_a", "model_b"], sort=False)):
+            for column, (label, style) in lines.items():
+                ax.plot(pair["index"], pair[column] / pair[column].mean(), **style, alpha=0.7, label="" if i else label)
+        ax.axhline(1, color="0.8", linewidth=1, zorder=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    figure = _panel_per_row(frame, draw, 2.2)
+    figure.axes[0].set_ylim(bottom=0)  # all panels share it
+    figure.supxlabel("singular value of T, largest first (axes that hold 95 % of the variance)", fontsize=10)
+    figure.supylabel("size, relative to the mean", fontsize=10)
+    return Drawing(
+        figure, "Singular values of T, largest first, beside those of a simulated rotation, one panel per row"
+    )
+
+
+def _panel_per_row(frame: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], None], height: float) -> Figure:
+    rows = list(dict.fromkeys(frame.row))
+    figure, axes = panels(len(rows), 2, (4.2, height), extra_height=0.8, sharey=True)
+    for row, ax in zip(rows, axes, strict=True):
+        draw(ax, frame[frame.row == row])
+        ax.set_title(row, fontsize=11)
+        ax.set_axisbelow(True)
+    draw_legend(figure, axes[:1], place="upper")
+    return figure

@@ -18,7 +18,6 @@ from invariances.paper.claims import (
     HOLDS,
     IN_PART,
     KEPT,
-    LANGUAGE,
     NOT_JUDGED,
     UNTESTABLE,
     Outcome,
@@ -27,7 +26,11 @@ from invariances.paper.claims import (
 )
 from invariances.paper.frames import read_table
 from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
-from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES
+from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES, row_named
+from invariances.paper.tables import markdown_table
+
+__all__ = ["is_error", "judged", "outcomes", "overview", "read", "reported", "shown", "write"]
+
 
 MARKS = {HOLDS: "✓", IN_PART: "◐", FAILS: "✗", UNTESTABLE: "?", NOT_JUDGED: "○"}
 """Signs that stand before the words, for those who skim; the words alone say all."""
@@ -41,7 +44,7 @@ def read(results: str | Path) -> dict[str, pd.DataFrame]:
 
     Raises
     ------
-    ValueError
+    RunError
         If one is missing.
     """
     return {section: read_table(section, results) for section in SECTIONS}
@@ -102,7 +105,9 @@ def overview(verdicts: Mapping[int, Verdict]) -> str:
                 str(len(counts) - len(decided)) if len(counts) else "-",
             )
         )
-    return table(("", "Finding", "Verdict", "Rows that support it, of those that can tell", "Cannot tell"), lines)
+    return markdown_table(
+        ("", "Finding", "Verdict", "Rows that support it, of those that can tell", "Cannot tell"), lines
+    )
 
 
 def shown(verdict: Verdict) -> str:
@@ -121,7 +126,7 @@ def snippet(number: int, verdict: Verdict) -> str:
     ]
     if verdict.outcomes:
         cells = [(_linked(o, EVIDENCE[number]), SUPPORT[o.supports], o.evidence) for o in verdict.outcomes]
-        parts.append(table(("Row", "It", "By"), cells).rstrip())
+        parts.append(markdown_table(("Row", "Outcome", "Evidence"), cells).rstrip())
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,12 +149,12 @@ def reported(number: int) -> str:
     if number == 4:
         return "No number: the paper's page shows no relation of alignment scores with stitching scores."
     said = []
-    for domain, language in (("Vision", False), ("Language", True)):
+    for modality in ("vision", "language"):
         aligned, stitched = (
-            {name: cells for name, cells in part.items() if name.startswith(LANGUAGE) == language}
+            {name: cells for name, cells in part.items() if row_named(name).modality == modality}
             for part in (rows, STITCHING)
         )
-        said.append(f"{domain}: {_uncovered(aligned)} {_kept(stitched)}")
+        said.append(f"{modality.capitalize()}: {_uncovered(aligned)} {_kept(stitched)}")
     return " ".join(said)
 
 
@@ -188,9 +193,3 @@ def is_error(cells: Mapping[str, Reported]) -> bool:
 def _span(values: Iterable[float], digits: int = 2) -> str:
     low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
-
-
-def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)

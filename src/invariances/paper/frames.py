@@ -1,32 +1,143 @@
-"""How every table of numbers gets into a file, and out of it."""
+"""The tidy tables: what their columns say, and how they get into a file and out of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from invariances.errors import RunError
+from invariances.ladders import ALL_PAIRS
+from invariances.paper.plan import UNTRAINED, PlannedRow
+from invariances.paper.settings import Settings
+from invariances.zoo.recipes import Network
+
+__all__ = [
+    "across_groups",
+    "described",
+    "groups_of",
+    "model_scores",
+    "read_table",
+    "save_table",
+    "with_alignment",
+]
 
 
-def save_table(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> Path:
-    """Write a frame as ``<name>.csv``, whole or not at all; its path."""
+def save_table(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> pd.DataFrame:
+    """Write a frame as ``<name>.csv``, whole or not at all, and read it back: what is shown is what is saved."""
     path = Path(folder) / f"{name}.csv"
     temporary = path.with_name(path.name + ".part")
     frame.to_csv(temporary, index=False, float_format="%.6g")
     temporary.replace(path)
-    return path
+    return pd.read_csv(path)
 
 
-def read_table(section: str, folder: str | Path, table: str = "") -> pd.DataFrame:
-    """A table of a section from ``<section><table>.csv``.
+def read_table(name: str, folder: str | Path) -> pd.DataFrame:
+    """The table ``<name>.csv`` of a folder.
 
     Raises
     ------
     RunError
         If it is missing.
     """
-    path = Path(folder) / f"{section}{table}.csv"
+    path = Path(folder) / f"{name}.csv"
     if not path.is_file():
+        section = name.partition("_")[0]
         raise RunError(f"there is no {path.name} in {folder}; run the section first: invariances run {section}")
     return pd.read_csv(path)
+
+
+def model_scores(plan: Mapping[str, PlannedRow], models: Mapping) -> pd.DataFrame:
+    """What every model reaches in its own task on the test split, with a head on codes or on relative ones.
+
+    Parameters
+    ----------
+    plan : mapping from row names to PlannedRow
+    models : mapping from recipes to trained models
+    """
+    lines = []
+    for row, planned in plan.items():
+        for head, field in (("absolute", "recipes"), ("relative", "relative")):
+            for group in planned.groups:
+                for name, recipe in getattr(group, field).items():
+                    line = {"row": row, "group": group.variant.label, "model": name, "head": head}
+                    network = _network_words(recipe.network)
+                    lines.append({**line, "network": network, **models[recipe].scores})
+    return pd.DataFrame(lines).round(6)
+
+
+def _network_words(network: Network) -> str:
+    if network.checkpoint:
+        return f"{network.checkpoint.partition('@')[0]}, frozen"
+    return f"{network.family}, {network.depth} layers, code {network.dim}"
+
+
+def described(scores: pd.DataFrame, plan: Mapping[str, PlannedRow], settings: Settings) -> pd.DataFrame:
+    """Say of every line of a table which groups its models belong to, and what it was made from.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        With the columns row, model_a and model_b.
+    plan : mapping from row names to PlannedRow
+    settings : Settings
+
+    Returns
+    -------
+    DataFrame
+        With section, group_a, group_b, data, source, n_train and profile as well.
+    """
+    parts = [_described_row(part, plan[row]) for row, part in scores.groupby("row", sort=False)]
+    frame = pd.concat(parts).assign(profile=settings.profile)
+    frame.insert(0, "section", settings.section)
+    return frame.reset_index(drop=True)
+
+
+def _described_row(part: pd.DataFrame, planned: PlannedRow) -> pd.DataFrame:
+    labels = {ALL_PAIRS: ALL_PAIRS} | {
+        name: group.variant.label
+        for group in planned.groups
+        for name in [*group.recipes, *group.untrained, *group.shared, f"{UNTRAINED} {group.variant.label}"]
+    }
+    groups = {f"group_{end}": part[f"model_{end}"].map(labels).fillna(UNTRAINED) for end in "ab"}
+    first = planned.groups[0].prepared
+    sizes = {group.variant.label: group.prepared.n_train for group in planned.groups}
+    n_train = groups["group_a"].map(sizes).fillna(first.n_train).astype(int)
+    titles = ", ".join(dict.fromkeys(group.prepared.title for group in planned.groups))
+    return part.assign(**groups, data=titles, source=first.source, n_train=n_train)
+
+
+def with_alignment(stitches: pd.DataFrame, alignment: pd.DataFrame) -> pd.DataFrame:
+    """Put the alignment of every ordered pair beside its stitching, under the same invariance.
+
+    Parameters
+    ----------
+    stitches : DataFrame
+        As `invariances.stitch` gives it for rows.
+    alignment : DataFrame
+        As `invariances.align` gives it; scores of unordered pairs count in both directions.
+    """
+    swapped = alignment.rename(columns={"model_a": "model_b", "model_b": "model_a"})
+    key = ["row", "model_a", "model_b", "invariance"]
+    values = {"score": "alignment", "null": "alignment_null", "calibrated": "alignment_calibrated"}
+    both = pd.concat([alignment, swapped]).drop_duplicates(key).rename(columns=values)
+    both = both.assign(control="none")
+    return stitches.merge(both[[*key, "control", *values.values()]], "left", [*key, "control"])
+
+
+def across_groups(frame: pd.DataFrame) -> pd.DataFrame:
+    """Only pairs of different groups, where there are several (languages, architectures)."""
+    return frame[frame.group_a != frame.group_b] if frame.group_a.nunique() > 1 else frame
+
+
+def groups_of(frame: pd.DataFrame) -> tuple[list[str], list[str]] | None:
+    """The models of the two groups that a table compares, or None where there is one group."""
+    members = pd.concat(
+        [
+            frame[["model_a", "group_a"]].set_axis(["model", "group"], axis=1),
+            frame[["model_b", "group_b"]].set_axis(["model", "group"], axis=1),
+        ]
+    ).drop_duplicates()
+    lists = [list(models) for _, models in members.groupby("group", sort=False).model]
+    return (lists[0], lists[1]) if len(lists) == 2 else None

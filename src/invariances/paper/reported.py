@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+__all__ = ["ALIGNMENT", "Reported", "STITCHING"]
+
 
 class Reported(NamedTuple):
     """A cell of a table."""

@@ -1,12 +1,14 @@
 """Every row of the paper's tables: which models it compares, on which data set.
 
-Only names stand here, no sizes: a profile turns a `Variant` into a recipe (`sections`). Where the
+Only names stand here, no sizes: a profile turns a `Variant` into a recipe (`plan`). Where the
 paper does not say on which data a comparison was made, the choice is ours and is noted.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
+
+__all__ = ["INVARIANCES", "ROWS", "SECTIONS", "TITLES", "Row", "Variant", "dataset_names", "row_named"]
 
 
 class Variant(NamedTuple):
@@ -35,14 +37,21 @@ class Row(NamedTuple):
     remark: str = ""
     spaces: tuple[str, ...] = ()
     """Of a stitching row: how encoders and heads are connected."""
+    modality: Literal["vision", "language"] = "vision"
+    cross_lingual: bool = False
+    """Whether the groups read different languages, so that anchors are parallel sentences."""
 
 
 def _own_choice(dataset: str) -> str:
     return f"The paper does not name the data set of this comparison; {dataset} is our choice."
 
 
-def _initialization(name: str, dataset: str, network: str, remark: str = "") -> Row:
-    return Row(name, dataset, (Variant(network.upper(), dataset, network),), remark)
+def _classifiers(name: str, dataset: str, remark: str = "") -> Row:
+    return Row(name, dataset, (Variant("CNN-3", dataset, "cnn-3"),), remark)
+
+
+def _texts(name: str, dataset: str, spaces: tuple[str, ...] = ()) -> Row:
+    return Row(name, dataset, (Variant("BERT", dataset, "bert"),), spaces=spaces, modality="language")
 
 
 def _autoencoders(name: str, dataset: str, remark: str = "", spaces: tuple[str, ...] = ()) -> Row:
@@ -65,14 +74,12 @@ def _trained(dataset: str, network: str, **variants: dict[str, object]) -> tuple
 
 ROWS: dict[str, tuple[Row, ...]] = {
     "initialization": (
-        _initialization("MNIST", "mnist", "cnn-3"),
-        _initialization(
-            "Fashion-MNIST", "fashion-mnist", "cnn-3", "Named among the paper's data sets, but not in its table."
-        ),
-        _initialization("CIFAR-10", "cifar-10", "cnn-3"),
-        _initialization("CIFAR-100", "cifar-100", "cnn-3"),
-        _initialization("TREC", "trec", "bert"),
-        _initialization("DBpedia", "dbpedia", "bert"),
+        _classifiers("MNIST", "mnist"),
+        _classifiers("Fashion-MNIST", "fashion-mnist", "Named among the paper's data sets, but not in its table."),
+        _classifiers("CIFAR-10", "cifar-10"),
+        _classifiers("CIFAR-100", "cifar-100"),
+        _texts("TREC", "trec"),
+        _texts("DBpedia", "dbpedia"),
         _autoencoders("MNIST, reconstruction", "mnist", _NOT_REPORTED),
         _autoencoders("Fashion-MNIST, reconstruction", "fashion-mnist", _NOT_REPORTED),
         _autoencoders("CIFAR-10, reconstruction", "cifar-10", _NOT_REPORTED),
@@ -102,6 +109,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "trec",
             (Variant("BERT", "trec", "bert"), Variant("RoBERTa", "trec", "roberta")),
             _own_choice("TREC"),
+            modality="language",
         ),
     ),
     "training": (
@@ -125,12 +133,13 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "Amazon Reviews: Batch 32 vs 128",
             "amazon",
             _trained("amazon-en", "bert", **{"Batch 32": {"batch_size": 32}, "Batch 128": {"batch_size": 128}}),
+            modality="language",
         ),
     ),
     "stitching": (
         _autoencoders("MNIST", "mnist", spaces=STITCHED),
         _autoencoders("CIFAR-10", "cifar-10", spaces=STITCHED),
-        Row("TREC", "trec", (Variant("BERT", "trec", "bert"),), spaces=STITCHED),
+        _texts("TREC", "trec", STITCHED),
         Row(
             "Amazon (Cross-lingual)",
             "amazon",
@@ -138,6 +147,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "Anchors are parallel sentences of Multi30k, out of the reviews' domain; scored reviews are not parallel. "
             "Spanish, Japanese and Chinese have reviews, but no parallel sentences here.",
             STITCHED,
+            modality="language",
+            cross_lingual=True,
         ),
         Row(
             "MNIST, classification",
@@ -176,3 +187,8 @@ INVARIANCES = {"absolute": "Raw (Abs)", "scale": "Scale Inv", "relative": "Rotat
 def dataset_names(section: str) -> list[str]:
     """The names that the parameter `datasets` takes in a section."""
     return list(dict.fromkeys(row.dataset for row in ROWS[section]))
+
+
+def row_named(name: str) -> Row | None:
+    """The row of that name, whatever its section; rows of one name read the same data."""
+    return next((row for rows in ROWS.values() for row in rows if row.name == name), None)

@@ -16,6 +16,9 @@ from invariances.errors import ParameterError
 from invariances.paper.profiles import PROFILES, Profile
 from invariances.paper.rows import ROWS, dataset_names
 
+__all__ = ["METRICS", "Settings", "check", "read"]
+
+
 METRICS = (
     "cosine",
     "pearson",

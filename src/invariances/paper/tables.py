@@ -6,16 +6,42 @@ the CSV that lies beside a notebook.
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 
 import pandas as pd
+from IPython.display import HTML
+from pandas.io.formats.style import Styler
 
-from invariances.pairs import Interval, interval
-from invariances.paper.claims import across_groups, groups_of, predictions
+from invariances.intervals import Interval, difference, interval
+from invariances.ladders import ALL_PAIRS
+from invariances.paper.claims import predictions
+from invariances.paper.frames import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import INVARIANCES, ROWS
+from invariances.report import WEAK, Verdict
+
+__all__ = [
+    "NOT_RUN",
+    "SPACES",
+    "alignment",
+    "banner",
+    "beyond_similarity",
+    "bounds",
+    "class_title",
+    "ladder",
+    "ladder_verdict",
+    "markdown_table",
+    "mean_with_bounds",
+    "models",
+    "number",
+    "prediction",
+    "show",
+    "stitching",
+]
+
+Intervals = Mapping[tuple[str, str], Interval]
 
 NOT_RUN = "not run"
 SPACES = {
@@ -27,7 +53,9 @@ SPACES = {
 }
 
 
-def alignment(section: str, frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> pd.DataFrame:
+def alignment(
+    section: str, frame: pd.DataFrame, intervals: Intervals, not_run: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Alignment by row and invariance: reported, measured, nulls, calibrated, interval, data.
 
     Parameters
@@ -35,6 +63,8 @@ def alignment(section: str, frame: pd.DataFrame, not_run: Mapping[str, str] | No
     section : "initialization", "architecture" or "training"
     frame : DataFrame
         The tidy table; rows of several groups count only pairs across groups.
+    intervals : mapping from (row, invariance) to Interval
+        Of the scores of trained models.
     not_run : mapping from row names to reasons, optional
         Why rows that are not in `frame` were left out.
 
@@ -50,35 +80,43 @@ def alignment(section: str, frame: pd.DataFrame, not_run: Mapping[str, str] | No
         for invariance, title in INVARIANCES.items():
             line = {"Row": row.name, "Invariance": title, "Reported": str(cells.get(invariance, "not in the paper"))}
             pairs = part[part.invariance == invariance]
-            itself = frame[(frame.row == row.name) & (frame.reference == "self") & (frame.invariance == invariance)]
-            lines.append(line | (_aligned(pairs, itself) if len(pairs) else _not_run(_reason(row.name, not_run))))
+            itself = frame[(frame.row == row.name) & (frame.kind == "self") & (frame.invariance == invariance)]
+            span = intervals.get((row.name, invariance))
+            lines.append(line | (_aligned(pairs, itself, span) if span else _not_run(row.name, not_run)))
     return pd.DataFrame(lines)
 
 
-def _aligned(pairs: pd.DataFrame, itself: pd.DataFrame) -> dict[str, str]:
-    trained, untrained = (pairs[pairs.reference == kind] for kind in ("trained", "untrained"))
-    span = interval(trained, "score", groups_of(trained))
+def _aligned(pairs: pd.DataFrame, itself: pd.DataFrame, span: Interval) -> dict[str, str]:
+    trained, untrained = (pairs[pairs.kind == kind] for kind in ("trained", "untrained"))
     first = trained.iloc[0]
     return {
         "Measured": f"{span.mean:z.2f} ± {span.std:.2f}",
-        "95 % interval": _interval(span),
-        "Null": _number(trained.null.mean()),
-        "Null in class": _number(trained.null_within_class.mean()),
-        "Untrained": _number(untrained.score.mean()),
-        "Itself": _number(itself.score.mean()),
-        "Calibrated": _number(trained.calibrated.mean()),
-        "Calibrated, untrained": _number(untrained.calibrated.mean()),
+        "95 % interval": bounds(span),
+        "Null": number(trained.null.mean()),
+        "Null in class": number(trained.null_within_class.mean()),
+        "Untrained": number(untrained.score.mean()),
+        "Itself": number(itself.score.mean()),
+        "Calibrated": number(trained.calibrated.mean()),
+        "Calibrated, untrained": number(untrained.calibrated.mean()),
         "Models": str(span.models),
         "Data": _data(first, f"{first.n_anchors} anchors, {first.n_samples:,} scored"),
         "Note": _notes(trained, span),
     }
 
 
-def stitching(frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> pd.DataFrame:
+def stitching(frame: pd.DataFrame, intervals: Intervals, not_run: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Stitching by row and space: reported, ceiling, stitched, interval, null (shuffled anchors), calibrated.
 
     The null is the score with shuffled anchors, or of an untrained encoder for the absolute space,
     which has no anchors. Errors are MSE x 1000, F1 is in percent, as in the paper.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The tidy table.
+    intervals : mapping from (row, invariance) to Interval
+        Of the scores of real pairs, across groups where there are several.
+    not_run : mapping from row names to reasons, optional
     """
     lines = []
     for row in ROWS["stitching"]:
@@ -91,12 +129,13 @@ def stitching(frame: pd.DataFrame, not_run: Mapping[str, str] | None = None) -> 
                 "Reported non-stitched": str(reported.get("ceiling", "not in the paper")),
                 "Reported stitched": str(reported.get(space, "not in the paper")),
             }
+            span = intervals.get((row.name, space))
             own = part[part.invariance == space]
-            lines.append(line | (_stitched(own) if len(own) else _not_run(_reason(row.name, not_run))))
+            lines.append(line | (_stitched(own, span) if span else _not_run(row.name, not_run)))
     return pd.DataFrame(lines)
 
 
-def _stitched(own: pd.DataFrame) -> dict[str, str]:
+def _stitched(own: pd.DataFrame, span: Interval) -> dict[str, str]:
     factor = 1000 if own.metric.iloc[0] == "mse" else 100
     real = across_groups(own[own.control == "none"])
     itself = own[own.control == "self-stitch"].score.mean()
@@ -104,19 +143,18 @@ def _stitched(own: pd.DataFrame) -> dict[str, str]:
         across_groups(own[own.control == name]).score.mean() for name in ("shuffled anchors", "untrained encoder")
     )
     null = untrained if math.isnan(shuffled) else shuffled
-    span = interval(real, "score", groups_of(real))
     ceiling, score = real.ceiling.mean(), real.score.mean()
     first = real.iloc[0]
     return {
         "Metric": "MSE ×10⁻³" if factor == 1000 else "F1, %",
         "Ceiling": f"{factor * ceiling:.2f}",
         "Measured": f"{factor * span.mean:.2f} ± {factor * span.std:.2f}",
-        "95 % interval": _interval(span, factor, digits=2),
-        "Self-stitch": _number(factor * itself),
-        "Shuffled anchors": _number(factor * shuffled),
-        "Untrained encoder": _number(factor * untrained),
-        "Calibrated": _number((score - null) / (ceiling - null)),
-        "Retention": _number(real.retention.mean()),
+        "95 % interval": bounds(span, factor=factor),
+        "Self-stitch": number(factor * itself),
+        "Shuffled anchors": number(factor * shuffled),
+        "Untrained encoder": number(factor * untrained),
+        "Calibrated": number((score - null) / (ceiling - null)),
+        "Retention": number(real.retention.mean()),
         "Models": str(real.model_a.nunique()),
         "Data": f"{first.data}; {_range(real.n_train)} training samples, {first.n_anchors} anchors, "
         f"{_range(real.n_samples)} scored",
@@ -136,32 +174,18 @@ def prediction(frame: pd.DataFrame) -> pd.DataFrame:
                 "Models": str(own.model_a.nunique()),
                 "Retention, lowest": f"{own.retention.min():.2f}",
                 "highest": f"{own.retention.max():.2f}",
-                "Rank correlation": _number(line.rho) if line.testable else "-",
+                "Rank correlation": number(line.rho) if line.testable else "-",
                 "p (models relabelled)": f"{line.p:.3f}" if line.testable else "-",
                 "p (within groups)": line.within or "-",
-                "R² for held-out models": _number(line.held_out_r2) if line.testable else "-",
+                "R² for held-out models": number(line.held_out_r2) if line.testable else "-",
                 "Note": line.reason if not line.testable else "",
             }
         )
     return pd.DataFrame(lines)
 
 
-def _not_run(reason: str) -> dict[str, str]:
-    return {"Measured": NOT_RUN, "Note": reason}
-
-
-def _reason(row: str, not_run: Mapping[str, str] | None) -> str:
-    return (not_run or {}).get(row, "not in this run")
-
-
-def _interval(span: Interval, factor: float = 1.0, digits: int = 2) -> str:
-    if math.isnan(span.low):
-        return "-"
-    return f"[{factor * span.low:z.{digits}f}, {factor * span.high:z.{digits}f}]"
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:z.2f}"
+def _not_run(row: str, reasons: Mapping[str, str] | None) -> dict[str, str]:
+    return {"Measured": NOT_RUN, "Note": (reasons or {}).get(row, "not in this run")}
 
 
 def _range(sizes: pd.Series) -> str:
@@ -190,28 +214,147 @@ def models(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-class Shown:
-    """A table as a notebook shows it: HTML that scrolls within itself, with a caption."""
+# The ladder ------------------------------------------------------------------------------------
 
-    def __init__(self, table: pd.DataFrame, caption: str) -> None:
-        self.table = table
-        self.caption = caption
-
-    def _repr_html_(self) -> str:
-        body = self.table.fillna("").to_html(index=False, border=0, classes="companion", justify="left", na_rep="")
-        caption = f"<caption>{html.escape(self.caption)}</caption>"
-        body = body.replace("<thead>", f"{caption}<thead>", 1).replace("<th>", '<th scope="col">')
-        label = html.escape(self.caption)
-        return f'<div class="table-scroll" tabindex="0" role="region" aria-label="{label}">{body}</div>'
-
-    def __repr__(self) -> str:
-        return f"{self.caption}\n{self.table.fillna('').to_string(index=False)}"
+CLASS_TITLES = {
+    "constant": "none",
+    "scale": "isotropic scaling",
+    "orthogonal": "rotation",
+    "orthogonal+translation": "rotation + translation",
+}
+"""How tables and figures call a class of maps, where not by its own name."""
 
 
-def banner(frame: pd.DataFrame) -> str:
-    """Markdown that says at the top of a results page what its numbers are worth, and which data they come from."""
-    profile = frame.profile.iloc[0]
-    used = "; ".join(dict.fromkeys(f"{data} ({source})" for data, source in zip(frame.data, frame.source, strict=True)))
+def class_title(name: str) -> str:
+    """A class of maps as tables and figures call it."""
+    return CLASS_TITLES.get(name, name)
+
+
+def ladder(frame: pd.DataFrame) -> pd.DataFrame:
+    """The ladder by row: the verdict, how the pairs voted, what each class explains, and T described.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As saved in ``<section>_ladder.csv``.
+
+    Returns
+    -------
+    DataFrame
+        Explained variances with their 95 % interval over models, where the models are enough for one.
+        T's figures are medians over pairs, in brackets those of a simulated rotation with equal noise.
+    """
+    return pd.DataFrame([_ladder_line(row, part) for row, part in frame.groupby("row", sort=False)])
+
+
+def _ladder_line(row: str, part: pd.DataFrame) -> dict[str, str]:
+    verdict, first, pairs = (
+        ladder_verdict(part),
+        part[part.model_a == ALL_PAIRS].iloc[0],
+        part[part.model_a != ALL_PAIRS],
+    )
+    chosen = pairs[pairs.chosen]
+    shares = chosen.verdict.value_counts(normalize=True)
+    classes = {name: lines for name, lines in pairs.groupby("class", sort=False) if name != "constant"}
+    groups = groups_of(chosen)
+    spans = {name: interval(lines, "explained_variance", groups) for name, lines in classes.items()}
+    all_compared = len(chosen) == first.ordered_pairs
+    padded = (chosen.width_a != chosen.width_b).any()
+    notes = [next(iter(spans.values())).note]
+    notes += ["widths differ: all classes but affine zero-pad the narrower space"] if padded else []
+    return {
+        "Row": row,
+        "Structure of T": class_title(verdict.invariance) + (" (weak)" if verdict.weak else ""),
+        "Pairs, each by itself": ", ".join(f"{class_title(name)} {share:.0%}" for name, share in shares.items()),
+        **{f"Explained by {class_title(name)}": mean_with_bounds(span) for name, span in spans.items()},
+        "Affine beyond similarity": mean_with_bounds(beyond_similarity(part)),
+        "Singular values, largest / smallest": _beside_simulated(classes["affine"], "singular_value_ratio"),
+        "Distance from a scaled rotation": _beside_simulated(classes["affine"], "distance_from_rotation"),
+        "Shift, in standard deviations": _beside_simulated(classes["affine"], "shift"),
+        "In words": str(verdict),
+        "Ordered pairs": str(len(chosen)) if all_compared else f"{len(chosen)} of {first.ordered_pairs}",
+        "Models": str(first.n_models),
+        "Data": f"{first.data}; {first.n_anchors} anchors, {first.n_samples:,} scored",
+        "Note": "; ".join(filter(None, notes)),
+    }
+
+
+def ladder_verdict(part: pd.DataFrame) -> Verdict:
+    """The ladder's answer for all pairs of a row at once."""
+    (chosen,) = part[(part.model_a == ALL_PAIRS) & part.chosen].itertuples()
+    return Verdict(
+        chosen.verdict,
+        chosen.explained_variance,
+        weak=chosen.verdict != "none" and chosen.explained_variance < WEAK,
+        models=int(chosen.n_models),
+        few_anchors=chosen.n_anchors <= max(chosen.width_a, chosen.width_b),
+        undecided=bool(getattr(chosen, "undecided", False)),  # tables of earlier runs do not say
+        anchors_needed=max(chosen.width_a, chosen.width_b) + 2,
+    )
+
+
+def beyond_similarity(part: pd.DataFrame) -> Interval:
+    """What full freedom adds to turning, rescaling and shifting, over the pairs of a row."""
+    pairs = part[part.model_a != ALL_PAIRS]
+    affine, similarity = (pairs[pairs["class"] == name] for name in ("affine", "similarity"))
+    return difference(affine, similarity, "explained_variance", groups_of(affine))
+
+
+def _beside_simulated(affine: pd.DataFrame, figure: str) -> str:
+    return f"{affine[figure].median():.2f} ({affine[f'{figure}_simulated'].median():.2f})"
+
+
+# How a table is shown --------------------------------------------------------------------------
+
+
+def show(table: pd.DataFrame, caption: str) -> HTML:
+    """A table as a notebook shows it: it scrolls within itself, and has a caption.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of texts and numbers as they are to be read.
+    caption : str
+    """
+    styler = Styler(table.fillna(""), uuid="companion", cell_ids=False).hide(axis="index").set_caption(caption)
+    body = styler.set_table_attributes('class="companion"').to_html()
+    return HTML(f'<div class="table-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">{body}</div>')
+
+
+def markdown_table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number, or a dash where there is none; never a negative zero."""
+    return "-" if math.isnan(value) else f"{value:z.{digits}f}"
+
+
+def bounds(span: Interval, digits: int = 2, factor: float = 1.0) -> str:
+    """The bounds of an interval in brackets, or a dash where there is none."""
+    if math.isnan(span.low):
+        return "-"
+    return f"[{factor * span.low:z.{digits}f}, {factor * span.high:z.{digits}f}]"
+
+
+def mean_with_bounds(span: Interval, digits: int = 2) -> str:
+    """The mean, and the bounds of the interval where there is one."""
+    return number(span.mean, digits) + ("" if math.isnan(span.low) else f" {bounds(span, digits)}")
+
+
+def banner(frame: pd.DataFrame, profile: str) -> str:
+    """Markdown that says at the top of a results page what its numbers are worth, and which data they come from.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With the columns data and source; a source of "-" is none.
+    profile : str
+    """
+    run = frame[frame.source != "-"]
+    used = "; ".join(dict.fromkeys(f"{data} ({source})" for data, source in zip(run.data, run.source, strict=True)))
     size = {
         "smoke": "**Smoke size.** Embedded stand-in data and tiny networks: these numbers show that every step runs, "
         "they do not speak for or against the paper, and no verdict is passed on them.",

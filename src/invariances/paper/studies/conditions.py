@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from invariances.pairs import interval
-from invariances.paper.claims import groups_of
-from invariances.paper.figures import _closed
+from invariances.intervals import interval
+from invariances.paper.frames import groups_of
+from invariances.paper.plots import Drawing
 from invariances.paper.rows import INVARIANCES
+from invariances.paper.tables import number
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["KINDS", "cells", "figure", "table"]
+
 
 KINDS = ("across", "first", "second", "control")
 """Kinds of pairs: across the two conditions, within the first or the second, and the control."""
@@ -32,7 +32,7 @@ LABELS = {
     "across": "across the two conditions",
     "second": "within the second condition",
 }
-MOST_DEALT = 200_000
+RELABELLINGS_TRIED = 200_000
 """Ways to deal models to two conditions that are all tried: those of 10 and 10; of more, 9,999 are drawn."""
 
 
@@ -55,7 +55,7 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """
     lines = []
     for row, own in frame.groupby("row", sort=False):
-        groups = groups_of(own[own.reference == "trained"])
+        groups = groups_of(own[own.kind == "trained"])
         if groups is None:
             continue
         labels = dict(zip(own.model_a, own.group_a, strict=True)) | dict(zip(own.model_b, own.group_b, strict=True))
@@ -64,13 +64,13 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
         named = dict(zip(KINDS, (both, *conditions, both), strict=True))
         for invariance in INVARIANCES:
             found = _by_kind(own[own.invariance == invariance], groups)
-            said = {"row": row, "invariance": invariance}
-            lines += [{**said, "kind": kind, "condition": named[kind], **line} for kind, line in found.items()]
+            key = {"row": row, "invariance": invariance}
+            lines += [{**key, "kind": kind, "condition": named[kind], **line} for kind, line in found.items()]
     return pd.DataFrame(lines)
 
 
 def _by_kind(part: pd.DataFrame, groups: tuple[list[str], list[str]]) -> dict[str, dict[str, object]]:
-    trained, control = (part[part.reference == kind] for kind in ("trained", CONTROL))
+    trained, control = (part[part.kind == kind] for kind in ("trained", CONTROL))
     found = {"across": _cell(trained, groups)}
     found |= {kind: _cell(_within(trained, models)) for kind, models in zip(KINDS[1:3], groups, strict=True)}
     means = {kind: line["calibrated"] for kind, line in found.items()}
@@ -100,8 +100,9 @@ def _relabelled(pairs: pd.DataFrame, groups: tuple[list[str], list[str]]) -> flo
     """How often models that are dealt anew to two conditions are as unlike across them as they are found to be.
 
     The effect of a model on all its pairs drops out of across minus within to first order, which leaves intervals
-    over models (`invariances.pairs`) nothing to rest on. Where the condition does not matter, however, the models of
-    both are exchangeable, so that the share of all ways to deal them with a difference at most as high is an exact p.
+    over models (`invariances.intervals`) nothing to rest on. Where the condition does not matter, however, the models
+    of both are exchangeable, so that the share of all ways to deal them with a difference at most as high is an exact
+    p.
     """
     n = len(groups[0])
     names = [*groups[0], *groups[1]]
@@ -120,7 +121,7 @@ def _relabelled(pairs: pd.DataFrame, groups: tuple[list[str], list[str]]) -> flo
 
 def _deals(n: int, models: int) -> np.ndarray:
     """Ways to choose the n models of the first condition, 0 or 1 by model, in each line one; the given one first."""
-    if math.comb(models, n) <= MOST_DEALT:
+    if math.comb(models, n) <= RELABELLINGS_TRIED:
         return np.array([np.isin(np.arange(models), chosen) for chosen in combinations(range(models), n)], float)
     rng = np.random.default_rng(0)
     given = np.arange(models) < n
@@ -142,10 +143,10 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         first = by_kind.loc["across"]
         line = {"Row": row, "Invariance": INVARIANCES[invariance]}
         titles = ("Across", "Within the first", "Within the second")
-        line |= {title: _shown(by_kind.loc[kind]) for title, kind in zip(titles, KINDS, strict=False)}
-        line |= {"Across minus within": _number(first.difference), "p, relabelled": _number(first.p, 3)}
+        line |= {title: _with_bounds(by_kind.loc[kind]) for title, kind in zip(titles, KINDS, strict=False)}
+        line |= {"Across minus within": number(first.difference), "p, relabelled": number(first.p, 3)}
         if "control" in by_kind.index:
-            line["Control: same initial weights"] = _number(by_kind.calibrated["control"])
+            line["Control: same initial weights"] = number(by_kind.calibrated["control"])
         line["Raw: across, first, second"] = ", ".join(raw)
         models = [f"{by_kind.models[kind]:.0f}" for kind in KINDS[1:3]]
         line["Models"] = " + ".join(models)
@@ -154,16 +155,12 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return "-" if math.isnan(value) else f"{value:z.{digits}f}"
-
-
-def _shown(line: pd.Series) -> str:
+def _with_bounds(line: pd.Series) -> str:
     bounds = "" if math.isnan(line.low) else f" [{line.low:z.2f}, {line.high:z.2f}]"
-    return _number(line.calibrated) + bounds
+    return number(line.calibrated) + bounds
 
 
-def figure(frame: pd.DataFrame) -> Figure:
+def figure(frame: pd.DataFrame) -> Drawing:
     """Calibrated alignment by invariance, a panel per row: pairs across and within, their intervals, the control.
 
     Parameters
@@ -185,11 +182,16 @@ def figure(frame: pd.DataFrame) -> Figure:
     for ax in axes.flat[: len(rows)]:
         entries |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     drawn.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return _closed(drawn)
+    return Drawing(
+        drawn,
+        "Calibrated alignment by invariance, one panel per row: pairs within the first condition, across "
+        "and within the second in three colours, intervals over models as bars, and where there is one "
+        "the pair with the same initial weights as a star",
+    )
 
 
 def _panel(ax: plt.Axes, pairs: pd.DataFrame, found: pd.DataFrame) -> None:
-    trained = pairs[pairs.reference == "trained"]
+    trained = pairs[pairs.kind == "trained"]
     groups = groups_of(trained)
     chosen = {"across": trained[trained.group_a != trained.group_b]}
     chosen |= {kind: _within(trained, models) for kind, models in zip(KINDS[1:3], groups, strict=True)}

@@ -9,8 +9,8 @@ components across conditions says whether attention goes to what stays alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,15 +20,28 @@ import torch
 from matplotlib.colors import TwoSlopeNorm
 from scipy.stats import t as student
 
-from invariances.paper.figures import _closed
-from invariances.paper.sections import RowResult, Study, _head_recipe
+from invariances.paper.plan import PlannedRow, head_recipe, members
+from invariances.paper.plots import Drawing
+from invariances.paper.settings import Settings
 from invariances.product import EPS
-from invariances.transforms import relative
-from invariances.zoo import datasets, heads, training, workers
-from invariances.zoo.heads import Head
+from invariances.relative import relative
+from invariances.zoo import datasets, trained, workers
+from invariances.zoo.heads import Head, HeadRecipe
+from invariances.zoo.recipes import Recipe
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = [
+    "ALL",
+    "COMPONENTS",
+    "accuracies",
+    "agree",
+    "attend",
+    "classes",
+    "component_agreement",
+    "features",
+    "heatmaps",
+    "recipes",
+]
+
 
 NAMES = {"cosine": "cosine", "euclidean": "L2", "l1": "L1", "linf": "L∞"}
 """How figures call the components."""
@@ -36,20 +49,41 @@ COMPONENTS = tuple(NAMES)
 """The components of every head here, in the order of its attention."""
 ALL = "all"
 """In place of a class: the line speaks of all test samples."""
-MOST_CLASSES = 20
+CLASSES_SHOWN = 20
 """A figure shows all classes of a data set with so many; of more, the half of it at either end."""
 
 
 # Frames ----------------------------------------------------------------------------------------
 
 
-def attend(study: Study) -> pd.DataFrame:
-    """Train two heads for every model that was run, and say how much each component attends to each.
+def recipes(rows: Mapping[str, PlannedRow], settings: Settings) -> list[HeadRecipe]:
+    """The heads of this study: for every model one with attention, and one with equal weights in its place."""
+    return [recipe for _, _, recipe in _heads(rows, settings)]
+
+
+def _heads(rows: Mapping[str, PlannedRow], settings: Settings) -> list[tuple[dict[str, object], Recipe, HeadRecipe]]:
+    found = []
+    for row, planned in rows.items():
+        for group in planned.groups:
+            for name, recipe in group.recipes.items():
+                for equal in (False, True):
+                    base = head_recipe(recipe, group.anchors, settings)
+                    head = replace(base, similarities=COMPONENTS, equal_weights=equal)
+                    line = {"row": row, "group": group.variant.label, "model": name, "equal_weights": equal}
+                    found.append((line, recipe, head))
+    return found
+
+
+def attend(rows: Mapping[str, PlannedRow], models: Mapping, heads: Mapping, settings: Settings) -> pd.DataFrame:
+    """How much each component attends to each, in heads on the encoders of classifiers.
 
     Parameters
     ----------
-    study : Study
-        Of classifiers.
+    rows : mapping from row names to PlannedRow
+    models : mapping from recipes to trained models
+    heads : mapping from recipes to trained heads
+        Those of `recipes`.
+    settings : Settings
 
     Returns
     -------
@@ -58,26 +92,15 @@ def attend(study: Study) -> pd.DataFrame:
         mean over the test samples, ``spread`` its standard deviation over them; ``accuracy`` and ``f1`` are the
         head's, ``plain_accuracy`` and ``plain_f1`` those of the model with its own head.
     """
-    wanted = {
-        (row, group.variant.label, name, equal): replace(
-            _head_recipe(recipe, group.anchors, study.settings), similarities=COMPONENTS, equal_weights=equal
-        )
-        for row, result in study.rows.items()
-        for group in result.planned.groups
-        for name, recipe in group.recipes.items()
-        for equal in (False, True)
-    }
-    trained = heads.train(list(wanted.values()), study.settings.device)
     frames = []
     with workers.one_thread():
-        for (row, group, name, equal), recipe in wanted.items():
-            model = study.rows[row].models[name]
-            said = {"row": row, "group": group, "model": name, "equal_weights": equal}
-            scores = {key: trained[recipe].scores[key] for key in ("accuracy", "f1")}
+        for line, recipe, head_of_model in _heads(rows, settings):
+            model, head = models[recipe], heads[head_of_model]
+            scores = {key: head.scores[key] for key in ("accuracy", "f1")}
             plain = {f"plain_{key}": model.scores[key] for key in scores}
-            sizes = {"n_anchors": recipe.anchors, "epochs": recipe.epochs, "profile": study.settings.profile}
-            weights = _weights(trained[recipe], model.spaces)
-            frames.append(pd.DataFrame([{**said, **line, **scores, **plain, **sizes} for line in weights]))
+            sizes = {"n_anchors": head.recipe.anchors, "epochs": head.recipe.epochs, "profile": settings.profile}
+            weights = _weights(head, model.spaces)
+            frames.append(pd.DataFrame([{**line, **weight, **scores, **plain, **sizes} for weight in weights]))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -86,7 +109,7 @@ def _weights(head: Head, spaces: dict[str, np.ndarray]) -> list[dict[str, object
     anchors = torch.from_numpy(spaces["pool"][: head.recipe.anchors])
     test = torch.from_numpy(spaces["test"])
     product = head.module.product
-    weights = torch.cat([product.attention_weights(part, anchors) for part in test.split(training.CHUNK)]).double()
+    weights = torch.cat([product.attention_weights(part, anchors) for part in test.split(trained.BATCH)]).double()
     mean, spread = weights.mean(0), weights.std(0, correction=0)
     names = head.recipe.similarities
     return [
@@ -96,7 +119,7 @@ def _weights(head: Head, spaces: dict[str, np.ndarray]) -> list[dict[str, object
     ]
 
 
-def agree(study: Study) -> pd.DataFrame:
+def agree(rows: Mapping[str, PlannedRow], models: Mapping, settings: Settings) -> pd.DataFrame:
     """How alike the components of a product are between models of different conditions, over the test samples.
 
     A component is the layer-normalised profile of similarities to the anchors, as a head sees it. Two measures, 1
@@ -116,17 +139,19 @@ def agree(study: Study) -> pd.DataFrame:
         form. ``pairs`` is the number of pairs averaged and ``spread`` the standard deviation over them.
     """
     with workers.one_thread():
-        frames = [_agreements(result).assign(row=name) for name, result in study.rows.items()]
-    frame = pd.concat(frames, ignore_index=True).assign(profile=study.settings.profile)
+        frames = [
+            _agreements(planned, models).assign(row=name) for name, planned in rows.items() if not planned.not_run
+        ]
+    frame = pd.concat(frames, ignore_index=True).assign(profile=settings.profile)
     return frame[["row", *frame.columns.drop("row")]]
 
 
-def _agreements(result: RowResult) -> pd.DataFrame:
-    first, second = (list(group.recipes) for group in result.planned.groups)
-    group = result.planned.groups[0]
+def _agreements(planned: PlannedRow, models: Mapping) -> pd.DataFrame:
+    first, second = (list(group.recipes) for group in planned.groups)
+    group = planned.groups[0]
     held = datasets.load(group.prepared.key)
     labels, names = held.arrays["test_y"], held.note["classes"]
-    spaces = {name: model.spaces for name, model in result.models.items()}
+    spaces = {name: models[recipe].spaces for name, recipe in members(planned, "recipes").items()}
     return component_agreement(spaces, group.anchors, labels, names, [(a, b) for a in first for b in second])
 
 
@@ -229,7 +254,7 @@ def paired_interval(gaps: np.ndarray) -> tuple[float, float, float]:
 # Figures ---------------------------------------------------------------------------------------
 
 
-def heatmaps(frame: pd.DataFrame) -> Figure:
+def heatmaps(frame: pd.DataFrame) -> Drawing:
     """Self-attention over the components, a line of panels per row and a panel per condition.
 
     A cell holds the mean over seeds and, below it, their standard deviation. All panels have one colour scale, whose
@@ -247,20 +272,25 @@ def heatmaps(frame: pd.DataFrame) -> Figure:
         for ax, (group, weights) in zip(line, part.groupby("group", sort=False), strict=True):
             cells = weights.pivot_table("weight", "query", "key", aggfunc=["mean", "std"], sort=False, dropna=False)
             mean, spread = (cells[what].reindex(index=names, columns=names) for what in ("mean", "std"))
-            said = np.vectorize(lambda m, s: f"{m:.2f}\n±{s:.2f}")(mean, spread)
+            cells_text = np.vectorize(lambda m, s: f"{m:.2f}\n±{s:.2f}")(mean, spread)
             shown = [NAMES[name] for name in names]
             options = {"xticklabels": shown, "yticklabels": shown, "cmap": "PuOr_r", "norm": scale, "square": True}
-            sns.heatmap(mean, annot=said, fmt="", annot_kws={"size": 8}, ax=ax, cbar=False, **options)
+            sns.heatmap(mean, annot=cells_text, fmt="", annot_kws={"size": 8}, ax=ax, cbar=False, **options)
             ax.set_title(f"{row}\n{group}, {weights.model.nunique()} models", fontsize=9)
             ax.set(xlabel="attended to", ylabel="attends")
             ax.tick_params(labelsize=9, rotation=0)
     bar = figure.colorbar(axes[0, 0].collections[0], ax=axes, shrink=0.6, aspect=40, label="attention weight")
     bar.ax.axhline(equal, color="black", linewidth=1.5)
     bar.set_ticks([0, equal, highest], labels=["0", f"{equal:.2f}\nequal", f"{highest:.2f}"])
-    return _closed(figure)
+    return Drawing(
+        figure,
+        "Heatmaps of attention weights between the components cosine, L2, L1 and L-infinity, a line of "
+        "panels per row and one panel per condition, each cell with its mean and its standard deviation "
+        "over models",
+    )
 
 
-def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Figure:
+def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Drawing:
     """How alike each component stays across conditions, beside the attention that it receives; a line per row.
 
     Parameters
@@ -299,16 +329,20 @@ def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Figure:
             ax.set_axisbelow(True)
             entries = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
             ax.legend(entries.values(), entries.keys(), fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
-    return _closed(figure)
+    return Drawing(
+        figure,
+        "Agreement of the four components across conditions, pairs as points, with two chance levels, "
+        "beside the attention that each component receives, one line of panels per row",
+    )
 
 
-def classes(frame: pd.DataFrame) -> Figure:
+def classes(frame: pd.DataFrame) -> Drawing:
     """How alike each class's profiles stay across conditions, a panel per row; classes from the most alike down.
 
     Parameters
     ----------
     frame : DataFrame
-        As `agree` gives it. Of rows with more than `MOST_CLASSES` classes the highest and the lowest are shown.
+        As `agree` gives it. Of rows with more than `CLASSES_SHOWN` classes the highest and the lowest are shown.
     """
     rows = list(dict.fromkeys(frame.row))
     names = list(dict.fromkeys(frame.component))
@@ -324,8 +358,8 @@ def classes(frame: pd.DataFrame) -> Figure:
         wide["in class"] = part.groupby("class").null_within_class.mean()
         wide = wide.loc[wide[[NAMES[name] for name in names]].mean(axis=1).sort_values(ascending=False).index]
         title = row
-        if len(wide) > MOST_CLASSES:
-            half = MOST_CLASSES // 2
+        if len(wide) > CLASSES_SHOWN:
+            half = CLASSES_SHOWN // 2
             title = f"{row}\n{half} highest and {half} lowest of {len(wide)} classes"
             wide = pd.concat([wide[:half], wide[-half:]])
         wide.index = [str(name).split(",")[0][:18] for name in wide.index]
@@ -335,4 +369,7 @@ def classes(frame: pd.DataFrame) -> Figure:
         ax.set_title(title, fontsize=9)
         ax.set(xlabel="", ylabel="")
         ax.tick_params(labelsize=8, rotation=0)
-    return _closed(figure)
+    return Drawing(
+        figure,
+        "Agreement by class and component, one heatmap per row",
+    )

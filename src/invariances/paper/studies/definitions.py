@@ -14,13 +14,17 @@ import numpy as np
 import pandas as pd
 
 from invariances.alignment import align
-from invariances.paper.claims import across_groups
-from invariances.paper.findings import is_error, read, table
+from invariances.paper.findings import is_error, read
+from invariances.paper.frames import across_groups
 from invariances.paper.reported import ALIGNMENT, STITCHING
+from invariances.paper.tables import markdown_table
 from invariances.transforms import Relative
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+__all__ = ["DECAYS", "ceilings", "chance", "commensurable", "errors", "pages", "scale", "shares", "widths", "write"]
+
 
 SEEDS = 5
 SAMPLES, WIDTH, ANCHORS = 1_300, 64, 300
@@ -73,7 +77,7 @@ def scale(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for section, rows in ALIGNMENT.items():
         frame = frames[section]
         frame = frame[frame.metric == "cosine"]
-        keys = ["row", "reference", "model_a", "model_b"]
+        keys = ["row", "kind", "model_a", "model_b"]
         raw, scaled = (frame[frame.invariance == name].set_index(keys).score for name in ("absolute", "scale"))
         both = pd.concat([raw, scaled], axis=1, keys=["raw", "scale"]).dropna()
         gaps = [cells["scale"].mean - cells["absolute"].mean for cells in rows.values()]
@@ -99,7 +103,7 @@ def _show_scale(frame: pd.DataFrame) -> str:
         )
         for row in frame.itertuples()
     ]
-    return table(
+    return markdown_table(
         (
             "Section",
             "Reported: scale minus raw",
@@ -143,7 +147,7 @@ def widths() -> pd.DataFrame:
 def _show_widths(frame: pd.DataFrame) -> str:
     means = frame.groupby(["placed", "invariance"], sort=False).score.mean().unstack()
     lines = [(placed, f"{row.absolute:z.2f}", f"{row.relative:z.2f}") for placed, row in means.iterrows()]
-    return table(
+    return markdown_table(
         ("The code's features stand in the wider space as", "Raw cosine, zero-padded", "Relative cosine"), lines
     )
 
@@ -173,7 +177,7 @@ def _show_commensurable(frame: pd.DataFrame) -> str:
         (f"{noise:g}", f"{decay:g}", f"{row.relative:.2f}", f"{row.affine:.2f}", row.idxmax())
         for (noise, decay), row in means.iterrows()
     ]
-    return table(("Noise", "Decay of the spectrum", "Relative", "Affine", "Higher"), lines)
+    return markdown_table(("Noise", "Decay of the spectrum", "Relative", "Affine", "Higher"), lines)
 
 
 def draw(frame: pd.DataFrame) -> Figure:
@@ -234,7 +238,7 @@ def _show_chance(frame: pd.DataFrame) -> str:
         cosine, pearson = (means.loc[activation, similarity, metric] for metric in ("cosine", "pearson"))
         cells = (cosine.score, cosine.null, cosine.calibrated, pearson.score)
         lines.append((activation, similarity, *(f"{cell:z.2f}" for cell in cells)))
-    return table(
+    return markdown_table(
         ("Activation", "Similarity to the anchors", "Cosine", "its null", "calibrated", "Pearson"),
         lines,
     )
@@ -281,7 +285,7 @@ def _show_errors(frame: pd.DataFrame) -> str:
         )
         for row in frame.itertuples()
     ]
-    return table(("Row", "Reported: not stitched / absolute", "Measured, pixels from 0 to 1", "Data"), lines)
+    return markdown_table(("Row", "Reported: not stitched / absolute", "Measured, pixels from 0 to 1", "Data"), lines)
 
 
 def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -323,7 +327,7 @@ def _show_ceilings(frame: pd.DataFrame) -> str:
         "Measured, relative models",
         "Data",
     )
-    return table(header, lines)
+    return markdown_table(header, lines)
 
 
 def shares() -> pd.DataFrame:
@@ -346,7 +350,7 @@ def _show_shares(frame: pd.DataFrame) -> str:
         errors_drop = row.what.startswith("error")
         shown = f"{row.value:.1f} times lower" if errors_drop else f"{100 * row.value:.1f} % kept"
         lines.append((row.row, row.space, f"{row.of:.2f} / {row.over:.2f}", shown))
-    return table(("Row", "Stitched", "From the reported table", "That is"), lines)
+    return markdown_table(("Row", "Stitched", "From the reported table", "That is"), lines)
 
 
 _SHOW: dict[str, Callable[[pd.DataFrame], str]] = {

@@ -1,0 +1,69 @@
+"""What all figures share: panels, one legend, colours, and the words for those who cannot see them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLORS", "Drawing", "draw_legend", "panels"]
+
+COLORS = {"absolute": "0.6", "relative": "C0", "affine": "C1", "orthogonal": "C2", "product": "C4"}
+"""Of the ways in which models are stitched."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its alternative text, as a notebook shows it; the book finds the text in the output's metadata."""
+
+    figure: Figure
+    alt: str
+
+    def __post_init__(self) -> None:
+        plt.close(self.figure)  # so that a notebook shows it once, as the value of its cell
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        return {"image/png": picture, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+
+def panels(
+    count: int, columns: int, size: tuple[float, float], extra_height: float = 0.0, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, at most `columns` in a line.
+
+    Parameters
+    ----------
+    count, columns : int
+    size : two floats
+        Width and height of a panel, in inches.
+    extra_height : float
+        What the figure is higher by, for a legend.
+    sharey : bool
+        Whether the panels have one vertical axis.
+    """
+    columns = min(columns, count)
+    lines = -(-count // columns)
+    whole = (size[0] * columns, extra_height + size[1] * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=whole, squeeze=False, sharey=sharey, layout="constrained")
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def draw_legend(figure: Figure, axes: list[Axes], columns: int = 4, place: str = "lower", **options: object) -> None:
+    """Draw one legend for all panels, each entry once."""
+    entries: dict = {}
+    for ax in axes:
+        entries |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    place = f"outside {place} center"
+    figure.legend(entries.values(), entries.keys(), loc=place, ncols=columns, frameon=False, **options)

@@ -20,7 +20,8 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 from tqdm import tqdm
 
-from invariances.pairs import held_out, one_group, permutation_test, relabellings, two_groups
+from invariances.intervals import one_group, two_groups
+from invariances.prediction import held_out, permutation_test, relabellings
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 BOUNDS = (0.90, 0.98)

@@ -31,7 +31,7 @@ import typer
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from invariances.discovery import DELTA, SMALLEST_FIRST, ladder
+from invariances.ladders import ALL_PAIRS, DELTA, SMALLEST_FIRST, ladder
 
 HERE = Path(__file__).resolve().parent.parent / "book" / "characteristics"
 CLASSES = ("identity", "translation", "scale", "orthogonal", "orthogonal+translation", "similarity", "affine", "none")
@@ -140,7 +140,8 @@ def private(x: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray
 def named(cell: Cell, seed: int) -> str:
     """The class that the ladder names."""
     torch.set_num_threads(1)
-    rungs = ladder(draw(cell, seed), cell.anchors, seed=seed, delta=cell.delta)
+    table = ladder(draw(cell, seed), cell.anchors, seed=seed, delta=cell.delta).table
+    rungs = table[table.model_a == ALL_PAIRS]
     name = rungs.loc[rungs.chosen.idxmax(), "class"]
     return "none" if name == "constant" else name
 

@@ -39,8 +39,8 @@ import typer
 from tqdm import tqdm
 
 from invariances.alignment import align
-from invariances.kernels import TILE_BYTES, cheaper
-from invariances.similarity import pairwise
+from invariances.metrics.kernels import TILE_BYTES, cheaper
+from invariances.metrics.table import pairwise
 
 HERE = Path(__file__).resolve().parent.parent
 OURS = "invariances"

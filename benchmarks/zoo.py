@@ -15,6 +15,8 @@ from typing import Annotated
 
 import matplotlib
 
+from invariances.zoo import checkpoints, decoding, locating
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from invariances import zoo
-from invariances.paper import sections
+from invariances.paper import plan
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import SECTIONS
 from invariances.paper.settings import check
@@ -59,11 +61,11 @@ def empty_store() -> Iterator[None]:
 # What the models reach -------------------------------------------------------------------------
 
 
-def planned(profile: str, seeds: int) -> dict[str, tuple[sections.Group, str, str, Recipe]]:
+def planned(profile: str, seeds: int) -> dict[str, tuple[plan.Group, str, str, Recipe]]:
     """Every model of the four sections once, by key: its group, the section, what head it has, and its recipe."""
     found = {}
     for section in SECTIONS:
-        for row in sections.plan(check(section, {"profile": profile})):
+        for row in plan.rows(check(section, {"profile": profile})).values():
             for group in row.groups:
                 heads = {"absolute": group.recipes, "relative": group.relative, "untrained": group.untrained}
                 for head, recipes in heads.items():
@@ -75,7 +77,7 @@ def planned(profile: str, seeds: int) -> dict[str, tuple[sections.Group, str, st
 def measured(recipe: Recipe) -> dict:
     """Train a model, or take it from the store; seconds are those of one core, where all of it was trained now."""
     seconds, key = [], recipe.key("cpu-fp32")
-    resumed = any(store.has("checkpoints", slot) for slot in training.checkpoint_slots([key]))
+    resumed = any(store.has("checkpoints", slot) for slot in checkpoints.checkpoint_slots([key]))
 
     def make() -> store.Artefact:
         start = time.process_time()
@@ -84,7 +86,7 @@ def measured(recipe: Recipe) -> dict:
         return made
 
     found = store.fetch("models", key, make)
-    training.forget([key])
+    checkpoints.forget([key])
     parameters = sum(a.size for name, a in found.arrays.items() if name.startswith("weights."))
     said = {"key": key, "seconds": np.nan if resumed or not seconds else seconds[0], "parameters": parameters}
     return {**said, "loss": found.note["losses"][-1] if found.note["losses"] else np.nan, **found.note["scores"]}
@@ -237,16 +239,16 @@ def study_family(profile: str, seeds: int, into: Path) -> None:
     sizes = PROFILES[profile]
     with empty_store():
         start = time.perf_counter()
-        (row,) = sections.plan(check("initialization", {"profile": profile, "datasets": "mnist", "seeds": FAMILY}))[:1]
+        row = plan.rows(check("initialization", {"profile": profile, "datasets": "mnist", "seeds": FAMILY}))["MNIST"]
         recipes = list(row.groups[0].recipes.values())
         trained = zoo.train(recipes, "cpu")
         ours = time.perf_counter() - start
         accuracy = float(np.mean([model.scores["accuracy"] for model in trained.values()]))
-        files = datasets.locate("mnist").files
+        files = locating.locate("mnist").files
         rows = {}
         for split, n in (("train", sizes.n_train[""]), ("test", sizes.n_test)):
             whole = load_dataset("parquet", data_files={split: files[split]}, split=split)
-            rows[split] = whole.select(datasets.balanced_subset(np.asarray(whole["label"]), n))
+            rows[split] = whole.select(decoding.balanced_subset(np.asarray(whole["label"]), n))
     torch.set_num_threads(workers.cores())
     recipe = recipes[0]
     by_loaders = {n: plain_loop(recipe, rows, 0, n, 1)[0] for n in tqdm(range(workers.cores() + 1), "loader workers")}
@@ -284,7 +286,7 @@ def study_store(profile: str, seeds: int, into: Path) -> None:
     settings = check("initialization", {"profile": profile, "seeds": max(seeds, 2)})
 
     def models() -> dict:
-        return zoo.train([r for row in sections.plan(settings) for g in row.groups for r in g.all_recipes], "cpu")
+        return zoo.train(plan.recipes(plan.rows(settings)), "cpu")
 
     seconds, trained = [], {}
     with empty_store():

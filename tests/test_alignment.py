@@ -11,12 +11,13 @@ from invariances import (
     Affine,
     Orthogonal,
     Relative,
+    Rows,
     align,
     compare,
 )
 from invariances.alignment import COLUMNS
 from invariances.errors import SpaceError
-from invariances.similarity import METRICS
+from invariances.metrics.table import METRICS
 from invariances.transforms import INVARIANCES
 
 N, D = 120, 8
@@ -280,7 +281,7 @@ def test_spaces_may_lie_in_files(tmp_path):
 
 
 def test_quadratic_metrics_say_on_how_many_samples(monkeypatch):
-    monkeypatch.setattr("invariances.similarity.SUBSAMPLE", 50)
+    monkeypatch.setattr("invariances.metrics.score.SUBSAMPLE", 50)
     monkeypatch.setattr("invariances.alignment.SUBSAMPLE", 50)
     table = align(spaces(), invariances=["absolute"], metrics=["rsa", "cka"]).set_index("metric")
     assert (table.note["rsa"] == "on 50 of the samples").all()
@@ -293,3 +294,46 @@ def test_float32_spaces_agree_with_float64_ones():
     columns = ["score", "null", "calibrated"]
     one, other = (align(given, ANCHORS, metrics=metrics)[columns] for given in (single, spaces()))
     np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+# Rows ------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_aligned_as_each_by_itself():
+    rng = np.random.default_rng(0)
+    given = {(row, kind): {n: rng.normal(size=(60, 5)) for n in "abc"} for row in ("x", "y") for kind in ("t", "u")}
+    rows = Rows(given, given.__getitem__)
+    labels = {"x": np.arange(60) % 3, "y": np.arange(60) % 4}
+    anchors = {"x": np.arange(20), "y": np.arange(30)}
+    table = align(rows, anchors, ["absolute", "affine"], ["cosine", "cka"], labels)
+    assert list(table.columns[:2]) == ["row", "kind"]
+    for (row, kind), spaces in given.items():
+        alone = align(spaces, anchors[row], ["absolute", "affine"], ["cosine", "cka"], labels[row])
+        own = table[(table.row == row) & (table.kind == kind)].drop(columns=["row", "kind"])
+        pd.testing.assert_frame_equal(own.reset_index(drop=True), alone, check_exact=True)
+
+
+def test_rows_are_read_one_at_a_time_and_only_when_they_are_asked_for():
+    rng = np.random.default_rng(0)
+    read = []
+
+    def load(key):
+        read.append(key)
+        return {name: rng.normal(size=(40, 4)) for name in "ab"}
+
+    rows = Rows(["x", "y"], load)
+    assert read == []
+    table = align(rows, invariances=["absolute"])
+    assert read == ["x", "y"]
+    assert list(table.row) == ["x", "y"]
+    assert "kind" not in table
+
+
+def test_under_the_kind_self_every_model_is_compared_with_itself():
+    rng = np.random.default_rng(0)
+    spaces = {name: rng.normal(size=(60, 5)) for name in "abc"}
+    rows = Rows([("x", "self")], lambda key: spaces)
+    table = align(rows, np.arange(20), ["absolute", "relative", "affine"])
+    assert (table.model_a == table.model_b).all()
+    assert all(list(own.model_a) == ["a", "b", "c"] for _, own in table.groupby("invariance"))
+    np.testing.assert_allclose(table.score, 1, atol=1e-6)

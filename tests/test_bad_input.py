@@ -26,6 +26,7 @@ from invariances import (
     Codes,
     Orthogonal,
     Product,
+    Quality,
     Relative,
     Scale,
     Stitchable,
@@ -42,7 +43,7 @@ from invariances import (
     stitch,
 )
 from invariances.cli import main
-from invariances.errors import SpaceError
+from invariances.errors import ParameterError, SpaceError
 from invariances.spaces import anchor_ids, read_space, read_spaces
 
 N, D = 40, 4
@@ -159,9 +160,12 @@ def multiplied(**given):
     return with_(Product, **{"anchors": 5, "width": 4, "aggregation": "sum", **given})
 
 
-def stitched(quality=mean_size, **given):
-    arguments = {"models": {"a": model(), "b": model(Y)}, "invariance": "affine", **given}
-    return lambda folder: stitch(quality=quality, **arguments)
+def stitched(measure=mean_size, models=None, invariance="affine", untrained=None, seed=0):
+    given = {"a": model(), "b": model(Y)} if models is None else models
+    if untrained is not None:
+        given = given | {"untrained": Stitchable(untrained, None)}
+    invariances = invariance if isinstance(invariance, list) else [invariance]
+    return lambda folder: stitch(given, invariances, Quality("own", measure), seed)
 
 
 def fitted(transform, *anchors):
@@ -473,11 +477,6 @@ CASES = [
     ("None for a seed to discover", discovered(seed=None), "^seed is None; give a whole number of at least 0"),
     ("a seed too large to discover", discovered(seed=2**70), "^seed is 1180591620717411303424; give a whole"),
     ("labels missing to discover", discovered(labels=[None] * N), r"^40 labels are missing .first: row 0.; drop"),
-    (
-        "a report into no folder",
-        lambda folder: discover([X, Y], 20).to_html(folder / "none" / "report.html"),
-        "report.html cannot be written; give a file in a folder that is there",
-    ),
     # tables of pairs
     ("no table", with_(interval, pairs=None), "^the table of pairs is a NoneType; give a DataFrame"),
     (
@@ -535,11 +534,15 @@ CASES = [
     ("a fraction of draws", predicted(draws=99.5), "^draws is 99.5; give a whole number"),
     ("a negative seed to predict", predicted(seed=-1), "^seed is -1; give a whole number of at least 0"),
     # stitching
-    ("one model to stitch", stitched(models={"a": model()}), "^1 model given; stitching needs at least 2"),
+    (
+        "one model to stitch",
+        stitched(models={"a": model()}),
+        r"^1 model\(s\) with a head given; stitching needs at least 2",
+    ),
     ("a list of models", stitched(models=[model(), model()]), "^models is no mapping from names to Stitchable; give"),
     ("numbers for models", stitched(models={"a": 1, "b": 2}), "^models is no mapping from names to Stitchable; give"),
     ("an unknown way to stitch", stitched(invariance="glue"), "^unknown invariance 'glue'; choose from absolute"),
-    ("a list of ways", stitched(invariance=["affine"]), r"^unknown invariance \['affine'\]; choose from"),
+    ("no way", stitched(invariance=[]), r"^invariances is \[\]; give a list of at least one name"),
     ("unequal anchors", stitched(models={"a": model(), "b": model(anchors=9)}), "different numbers of anchors; embed"),
     (
         "NaN to stitch",
@@ -555,13 +558,6 @@ CASES = [
         "targets too few",
         stitched(models={"a": model(targets=[0, 1]), "b": model()}),
         "30 samples, but 2 targets; give one",
-    ),
-    ("no codes for untrained", stitched(untrained={"u": 1}), "^untrained is neither Codes nor a mapping from names to"),
-    ("a model for untrained", stitched(untrained=model()), "^untrained is neither Codes nor a mapping from names to"),
-    (
-        "an untrained encoder named as a model",
-        stitched(untrained={"b": model().codes}),
-        "^b is a model and an untrained encoder; give one of them another name",
     ),
     ("untrained on other anchors", stitched(untrained=model(anchors=9).codes), "different numbers of anchors; embed"),
     (
@@ -689,7 +685,7 @@ def test_no_pickle_is_ever_run(wrapped, tmp_path):
 def test_a_refused_report_leaves_no_file_behind(tmp_path):
     report = discover([X, Y], 20)
     (tmp_path / "report").mkdir()
-    with pytest.raises(SpaceError, match="cannot be written; give a file"):
+    with pytest.raises(ParameterError, match="report is a folder; give the name of a file in it"):
         report.to_html(tmp_path / "report")
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
@@ -711,7 +707,7 @@ def folder(tmp_path, monkeypatch):
 COMMANDS = [
     ("no files", "", "Missing argument"),
     ("one file", "a.npy --anchors 20", "1 space.s. given; at least 2 are needed"),
-    ("one file twice", "a.npy a.npy b.npy --anchors 20", "a file is given twice; give"),
+    ("one file twice", "a.npy a.npy b.npy --anchors 20", "a.npy and a.npy are one file; give"),
     ("an absent file", "a.npy absent.npy --anchors 20", "space 'absent': there is no file absent.npy; give"),
     ("a folder", "a.npy . --anchors 20", "there is no file .; give"),
     ("a text file", "a.npy note.txt --anchors 20", "space 'note': note.txt is not read, .*; convert it"),
@@ -727,9 +723,9 @@ COMMANDS = [
     (
         "a report into no folder",
         "a.npy b.npy --anchors 20 --html no/x.html",
-        "no/x.html cannot be written; give a file",
+        "the folder .*/no is not there; make it first, or give another one",
     ),
-    ("a report onto a folder", "a.npy b.npy --anchors 20 --html .", "cannot be written; give a file in a folder"),
+    ("a report onto a folder", "a.npy b.npy --anchors 20 --html .", "is a folder; give the name of a file in it"),
     ("an unknown option", "a.npy b.npy --labels x", "No such option: --labels"),
 ]
 

@@ -19,14 +19,19 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import ortho_group
 
+import invariances
 from invariances import (
     Verdict,
     align,
     cli,
     discover,
 )
-from invariances.discovery import DELTA, FITS, RUNGS, SMALLEST_FIRST, _choose, _filtered, _predicted, _ridge, ladder
-from invariances.transforms import INVARIANCES, factorise
+from invariances.ladders import ALL_PAIRS, DELTA, FITS, SMALLEST_FIRST, choose
+from invariances.ladders import CLASSES as MAP_CLASSES
+from invariances.maps import factorise
+from invariances.noise import left_out_ridge, shrunk
+from invariances.noise import predicted as predicted_source
+from invariances.transforms import INVARIANCES
 
 ROOT = Path(__file__).resolve().parent.parent
 D, ANCHORS, N = 32, 128, 628
@@ -41,6 +46,12 @@ CLASSES = [
     "none",
 ]
 TURNED = CLASSES[3:7]
+
+
+def ladder(*given, **options):
+    """The classes compared for all pairs at once."""
+    table = invariances.ladder(*given, **options).table
+    return table[table.model_a == ALL_PAIRS].reset_index(drop=True)
 
 
 def rotation(rng, d=D):
@@ -130,7 +141,7 @@ def test_the_planted_class_is_found(name, codes, noise):
 def test_discover_gives_the_ladders_verdict(name, noise):
     given = planted(name, noise, seed=20)
     report = discover(given, ANCHORS, seed=3)
-    pd.testing.assert_frame_equal(report.ladder, ladder(given, ANCHORS, seed=3))
+    pd.testing.assert_frame_equal(report.ladder, ladder(given, ANCHORS, seed=3)[list(report.ladder)])
     assert report.verdict.invariance == name
     assert not report.verdict.weak
     assert report.verdict.models == len(given)
@@ -308,8 +319,8 @@ def test_a_permutation_is_a_rotation_where_it_is_not_asked_for():
 def test_a_smaller_class_is_chosen_within_three_standard_errors_or_delta(gap, spread, delta, expected):
     swing = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(50)
     affine = torch.linspace(0.1, 0.3, 100)
-    losses = dict.fromkeys(RUNGS, affine + 0.5) | {"affine": affine, "orthogonal": affine + gap + spread * swing}
-    frame = _choose([losses], D, delta).set_index("class")
+    losses = dict.fromkeys(MAP_CLASSES, affine + 0.5) | {"affine": affine, "orthogonal": affine + gap + spread * swing}
+    frame = choose([losses], D, delta).set_index("class")
     assert frame.chosen.idxmax() == expected
     assert frame.gap["orthogonal"] == pytest.approx(gap, abs=1e-6)
     assert frame.tolerance["orthogonal"] == pytest.approx(max(delta, 0.3 * spread), rel=0.01)
@@ -319,11 +330,11 @@ def test_a_smaller_class_is_chosen_within_three_standard_errors_or_delta(gap, sp
 def test_pairs_are_averaged_before_the_standard_error():
     # what one pair gains on a sample, the other loses on it: the mean does not vary
     swing = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(50)
-    base = dict.fromkeys(RUNGS, torch.full((100,), 0.9, dtype=torch.float64)) | {
+    base = dict.fromkeys(MAP_CLASSES, torch.full((100,), 0.9, dtype=torch.float64)) | {
         "affine": torch.full((100,), 0.2, dtype=torch.float64)
     }
     pairs = [base | {"similarity": 0.22 + sign * swing} for sign in (1, -1)]
-    apart, pooled = (_choose(given, D, 0.01).set_index("class") for given in (pairs[:1], pairs))
+    apart, pooled = (choose(given, D, 0.01).set_index("class") for given in (pairs[:1], pairs))
     assert apart.tolerance["similarity"] == pytest.approx(3 * float(swing.std()) / 10)
     assert apart.chosen.idxmax() == "similarity"
     assert pooled.tolerance["similarity"] == pytest.approx(0.01)
@@ -334,13 +345,13 @@ def test_pairs_are_averaged_before_the_standard_error():
 @pytest.mark.parametrize(("best", "expected"), [(0.992, "constant"), (0.98, "scale")])
 def test_none_is_decided_before_the_size_of_the_classes(best, expected):
     # identity has fewer parameters than a constant and comes as close
-    losses = {rung: torch.full((50,), 1.0) for rung in RUNGS} | {"scale": torch.full((50,), best)}
-    assert _choose([losses], D, 0.01).set_index("class").chosen.idxmax() == expected
+    losses = {rung: torch.full((50,), 1.0) for rung in MAP_CLASSES} | {"scale": torch.full((50,), best)}
+    assert choose([losses], D, 0.01).set_index("class").chosen.idxmax() == expected
 
 
 def test_the_order_of_the_classes_is_that_of_their_parameters():
     losses = dict.fromkeys(FITS, torch.ones(9))
-    parameters = _choose([losses], D, 0.01).set_index("class").parameters
+    parameters = choose([losses], D, 0.01).set_index("class").parameters
     turns = D * (D - 1) // 2
     assert parameters.to_dict() == {
         "constant": D,
@@ -364,8 +375,16 @@ def test_the_order_of_the_classes_is_that_of_their_parameters():
 
 def test_the_ladder_has_a_row_per_class_and_one_choice(report):
     frame = report.ladder
-    assert list(frame["class"]) == list(RUNGS)
-    assert list(frame.columns) == ["class", "parameters", "explained_variance", "gap", "tolerance", "chosen"]
+    assert list(frame["class"]) == list(MAP_CLASSES)
+    assert list(frame.columns) == [
+        "class",
+        "parameters",
+        "explained_variance",
+        "standard_error",
+        "gap",
+        "tolerance",
+        "chosen",
+    ]
     chosen = frame[frame.chosen]
     assert list(chosen["class"]) == [report.verdict.invariance]
     assert list(chosen.explained_variance) == [report.verdict.explained_variance]
@@ -421,7 +440,7 @@ def test_every_anchor_is_predicted_by_a_ridge_fit_without_it():
     rng = np.random.default_rng(0)
     z, x = rng.normal(size=(20, 6)) * [3, 2, 1, 1, 0.5, 0.1], rng.normal(size=(20, 3)) + 5
     penalties = np.array([0.5, 3.0, 40.0])
-    predicted, weight = _ridge(factorise(torch.from_numpy(z)), torch.from_numpy(x), torch.from_numpy(penalties))
+    predicted, weight = left_out_ridge(factorise(torch.from_numpy(z)), torch.from_numpy(x), torch.from_numpy(penalties))
     for j, penalty in enumerate(penalties):
         for i in range(20):
             kept = np.arange(20) != i
@@ -440,7 +459,7 @@ def test_a_prediction_knows_nothing_of_what_is_private_to_the_source():
     extra = rng.normal(size=(N, 1)) @ rotation(rng)[:1] * 4
     source, helper = torch.from_numpy(x + extra), torch.from_numpy(noisy(x @ rotation(rng), rng))
     parts = slice(ANCHORS), slice(ANCHORS, None)
-    predicted, samples = _predicted(source[parts[0]], factorise(helper[parts[0]]), helper[parts[1]])
+    predicted, samples = predicted_source(source[parts[0]], factorise(helper[parts[0]]), helper[parts[1]])
     axis = torch.from_numpy(extra[0] / np.linalg.norm(extra[0]))
     for found, part in ((predicted, parts[0]), (samples, parts[1])):
         private = (found - found.mean(dim=0)) @ axis
@@ -460,7 +479,7 @@ def test_a_regression_on_the_prediction_is_not_attenuated():
     axes = rotation(rng)
     private = [2 * rng.normal(size=(n, 4)) @ axes[4 * i : 4 * i + 4] for i in range(2)]
     source, helper = (torch.from_numpy(x + v + 0.2 * rng.normal(size=x.shape)) for v in private)
-    _, samples = _predicted(source[:k], factorise(helper[:k]), helper[k:])
+    _, samples = predicted_source(source[:k], factorise(helper[:k]), helper[k:])
     target = torch.from_numpy(x)[k:]
     for part in (slice(0, 4), slice(8, None)):
         directions = torch.from_numpy(axes[part]).T
@@ -476,7 +495,7 @@ def test_the_filter_takes_out_one_amount_of_noise_on_every_axis(codes, factor, s
     x = latent(rng, codes)
     y = factor * x @ rotation(rng)
     source, target = (torch.from_numpy(noisy(s, rng, share) if share else s) for s in (x, y))
-    filtered, samples = _filtered(source[:400], source[400:], target[:400], factor, seed=0)
+    filtered, samples = shrunk(source[:400], source[400:], target[:400], factor, seed=0)
     mean = source[:400].mean(dim=0)
     _, singular, axes = torch.linalg.svd(source[:400] - mean, full_matrices=False)
     before, after = ((s - mean) @ axes.T for s in (source[:400], filtered))
@@ -500,12 +519,12 @@ def test_the_structure_tells_an_anisotropic_map_from_a_rotation(noise):
     pairs = [(a, b) for a in turned.model_a.unique() for b in turned.model_a.unique() if a != b]
     assert sorted(zip(turned.model_a, turned.model_b, strict=True)) == sorted(pairs)
     # a rotation reads as the simulated one does
-    np.testing.assert_allclose(turned.singular_ratio, turned.singular_ratio_rotation, rtol=0.25)
-    np.testing.assert_allclose(turned.off_rotation, turned.off_rotation_rotation, rtol=0.25)
+    np.testing.assert_allclose(turned.singular_value_ratio, turned.singular_value_ratio_simulated, rtol=0.25)
+    np.testing.assert_allclose(turned.distance_from_rotation, turned.distance_from_rotation_simulated, rtol=0.25)
     # what is private to the models blurs the axes, in the simulated rotation too
     factor = 1.2 if noise == "private variation" else 2
-    assert (stretched.singular_ratio > factor * stretched.singular_ratio_rotation).all()
-    assert (stretched.off_rotation > factor * stretched.off_rotation_rotation).all()
+    assert (stretched.singular_value_ratio > factor * stretched.singular_value_ratio_simulated).all()
+    assert (stretched.distance_from_rotation > factor * stretched.distance_from_rotation_simulated).all()
 
 
 @pytest.mark.parametrize("factor", [1.0, 10.0])
@@ -514,12 +533,12 @@ def test_a_rotation_with_little_noise_reads_one_on_the_axes_that_carry_the_varia
     rng = np.random.default_rng(0)
     x = rng.normal(size=(N, D)) * np.geomspace(1, 0.01, D)
     structure = discover({"a": x, "b": noisy(factor * x @ rotation(rng), rng, share=1e-4)}, ANCHORS).structure
-    assert (structure.singular_ratio < 1.1).all()
-    assert (structure.off_rotation < 0.03).all()
-    assert (structure.singular_ratio_rotation < 1.1).all()
+    assert (structure.singular_value_ratio < 1.1).all()
+    assert (structure.distance_from_rotation < 0.03).all()
+    assert (structure.singular_value_ratio_simulated < 1.1).all()
     stretched = x @ (rotation(rng) * np.geomspace(3, 1 / 3, D) @ rotation(rng))
     structure = discover({"a": x, "b": noisy(stretched, rng, share=1e-4)}, ANCHORS).structure
-    assert (structure.singular_ratio > 2).all()
+    assert (structure.singular_value_ratio > 2).all()
 
 
 @pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
@@ -527,9 +546,9 @@ def test_noise_stretches_the_simulated_rotation_as_it_does_a_real_one(factor):
     rng = np.random.default_rng(0)
     x = latent(rng)
     structure = discover([x, noisy(factor * x @ rotation(rng), rng, share=0.5)], ANCHORS).structure.iloc[0]
-    assert structure.singular_ratio_rotation > 1.4
-    assert structure.singular_ratio == pytest.approx(structure.singular_ratio_rotation, rel=0.25)
-    assert structure.off_rotation == pytest.approx(structure.off_rotation_rotation, rel=0.25)
+    assert structure.singular_value_ratio_simulated > 1.4
+    assert structure.singular_value_ratio == pytest.approx(structure.singular_value_ratio_simulated, rel=0.25)
+    assert structure.distance_from_rotation == pytest.approx(structure.distance_from_rotation_simulated, rel=0.25)
 
 
 def test_the_shift_is_seen_in_the_structure():
@@ -540,7 +559,7 @@ def test_the_shift_is_seen_in_the_structure():
     assert still["shift"] < 0.15
     assert moved["shift"] > 0.5
     for row in (still, moved):  # no shift is simulated
-        assert row["shift_rotation"] < 0.15
+        assert row["shift_simulated"] < 0.15
 
 
 def test_the_structure_says_which_pair_is_not_related():
@@ -626,7 +645,7 @@ def test_the_plot_draws_the_table_and_the_ladder(report):
     assert isinstance(figure, Figure)
     left, right = figure.axes
     assert "paper's rule" in left.get_title()
-    assert [label.get_text() for label in right.get_yticklabels()] == list(RUNGS)
+    assert [label.get_text() for label in right.get_yticklabels()] == list(MAP_CLASSES)
     explained = report.ladder.explained_variance
     # what is far below 0 is cut, and written beside its bar
     lowest = right.get_xlim()[0]
@@ -868,3 +887,39 @@ def test_the_published_figures_are_there():
 
 def test_the_command_has_the_library_s_default():
     assert inspect.signature(cli.discover).parameters["delta"].default == DELTA
+
+
+# Few anchors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("models", [2, 3])
+@pytest.mark.parametrize("anchors", [10, 20, 50, 100])
+def test_unrelated_spaces_are_none_however_few_the_anchors(models, anchors):
+    answers = Counter()
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        spaces = {f"m{i}": rng.normal(size=(600, 64)) for i in range(models)}
+        answers[discover(spaces, anchors=anchors, seed=seed).verdict.invariance] += 1
+    assert answers["none"] == 10
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "similarity", "affine"])
+def test_two_anchors_cannot_tell(name):
+    verdict = discover(planted(name, "both sides", seed=0), anchors=2).verdict
+    assert verdict.invariance == "none"
+    assert verdict.undecided
+    assert str(verdict) == f"There are too few anchors to tell; give at least {D + 2}."
+
+
+@pytest.mark.parametrize("name", ["identity", "scale"])
+def test_what_a_few_anchors_determine_is_named_all_the_same(name):
+    verdict = discover(planted(name, "target only", seed=0), anchors=8).verdict
+    assert verdict.invariance == name
+    assert not verdict.undecided
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_enough_anchors_decide(name):
+    verdict = discover(planted(name, "target only", seed=0), anchors=ANCHORS).verdict
+    assert verdict.invariance == name
+    assert not verdict.undecided

@@ -28,8 +28,8 @@ from invariances import (
 )
 from invariances.alignment import COLUMNS
 from invariances.errors import SpaceError
+from invariances.relative import relative
 from invariances.spaces import StoredSpace, read_space
-from invariances.transforms import relative
 
 LIMIT = timedelta(seconds=10)  # for what takes a few hundredths of one, on a busy machine too
 

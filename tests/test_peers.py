@@ -17,7 +17,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.neighbors import NearestNeighbors
 
-from invariances.similarity import METRICS, compare
+from invariances.metrics.table import METRICS, compare
 
 # 42 samples make 861 pairs: an odd number, so that every definition of the median distance agrees
 SAMPLES = 42

@@ -10,7 +10,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from invariances.errors import SpaceError
 from invariances.product import AGGREGATIONS, Product
-from invariances.transforms import SIMILARITIES
+from invariances.relative import SIMILARITIES
 
 DEFAULT = ("cosine", "euclidean", "l1", "linf")
 K, D, WIDTH = 9, 5, 6

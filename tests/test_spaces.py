@@ -6,12 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from invariances.errors import SpaceError
-from invariances.spaces import (
-    anchor_ids,
-    class_codes,
-    read_space,
-    read_spaces,
-)
+from invariances.spaces import anchor_ids, class_codes, read_space, read_spaces
 
 FLOATS = [np.float16, np.float32, np.float64]
 

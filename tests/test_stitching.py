@@ -4,14 +4,8 @@ import torch
 from scipy.stats import ortho_group
 from sklearn.metrics.pairwise import cosine_similarity
 
-from invariances import (
-    Affine,
-    Codes,
-    Orthogonal,
-    Product,
-    Stitchable,
-    stitch,
-)
+import invariances
+from invariances import Affine, Codes, Orthogonal, Product, Quality, Rows, Stitchable
 from invariances.errors import SpaceError
 from invariances.stitching import COLUMNS, connect
 
@@ -19,6 +13,13 @@ K, N, D, CLASSES = 100, 300, 12, 4
 INVARIANCES = ["absolute", "scale", "relative", "affine", "orthogonal"]
 EACH = [*INVARIANCES, "product"]
 FITTED = ["affine", "orthogonal"]
+
+
+def stitch(models, measure, invariance, untrained=None, lower_is_better=False, seed=0):
+    """The table of one invariance; untrained encoders are models without a head."""
+    several = {"untrained": untrained} if isinstance(untrained, Codes) else untrained or {}
+    given = models | {name: Stitchable(codes, None) for name, codes in several.items()}
+    return invariances.stitch(given, [invariance], Quality("own", measure, lower_is_better), seed)
 
 
 def accuracy(outputs, targets):
@@ -361,7 +362,7 @@ def test_single_precision_codes_stay_so():
 
 @pytest.mark.parametrize("names", ["", "a"])
 def test_fewer_than_two_models_are_refused(names):
-    with pytest.raises(SpaceError, match=f"{len(names)} model given; stitching needs at least 2"):
+    with pytest.raises(SpaceError, match=rf"{len(names)} model\(s\) with a head given; stitching needs at least 2"):
         stitch(classifiers(names=names), accuracy, "absolute")
 
 
@@ -377,3 +378,65 @@ def test_different_numbers_of_anchors_are_refused(invariance):
 def test_an_unknown_invariance_is_named():
     with pytest.raises(SpaceError, match=r"unknown invariance 'rotation'; choose from absolute, .*, product$"):
         stitch(classifiers(), accuracy, "rotation")
+
+
+# Rows ------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_stitched_as_each_by_itself_under_the_invariances_that_they_have():
+    models = {("first", "affine"): classifiers(), ("second", "affine"): classifiers("affine")}
+    models |= {("second", "orthogonal"): classifiers("affine"), ("second", "absolute"): classifiers()}
+    rows = Rows(models, models.__getitem__)
+    table = invariances.stitch(rows, ["affine", "orthogonal"], {"first": "f1", "second": "f1"})
+    assert set(table[["row", "invariance"]].itertuples(index=False, name=None)) == {
+        ("first", "affine"),
+        ("second", "affine"),
+        ("second", "orthogonal"),
+    }
+    alone = invariances.stitch(models["second", "orthogonal"], ["orthogonal"], "f1")
+    own = table[(table.row == "second") & (table.invariance == "orthogonal")].drop(columns="row")
+    assert own.reset_index(drop=True).equals(alone)
+    assert set(table.metric) == {"f1"}
+
+
+def test_rows_are_spread_by_whatever_is_given():
+    models = {(name, "affine"): classifiers() for name in ("first", "second")}
+    asked = []
+
+    def backwards(unit, items):
+        asked.extend(items)
+        return [unit(item) for item in reversed(items)][::-1]
+
+    rows = Rows(models, models.__getitem__)
+    table = invariances.stitch(rows, ["affine"], "f1", workers=backwards)
+    assert asked == list(models)
+    assert table.equals(invariances.stitch(rows, ["affine"], "f1"))
+
+
+def test_a_quality_by_name_is_what_scikit_learn_says():
+    from sklearn.metrics import f1_score, mean_squared_error
+
+    pair = stitch(classifiers("affine", names="ab"), accuracy, "affine")
+    own = invariances.stitch(classifiers("affine", names="ab"), ["affine"], "f1")
+    a, b = classifiers("affine", names="ab").values()
+    outputs = connect(a.codes, b, "affine")
+    first = own[(own.model_a == "a") & (own.model_b == "b") & (own.control == "none")]
+    assert first.score.item() == pytest.approx(f1_score(a.codes.targets, outputs.argmax(1), average="weighted"))
+    assert list(pair.control) == list(own.control)
+    a, b = decoders(names="ab").values()
+    errors = invariances.stitch({"a": a, "b": b}, ["affine"], "mse")
+    first = errors[(errors.model_a == "a") & (errors.model_b == "b") & (errors.control == "none")]
+    assert first.score.item() == pytest.approx(mean_squared_error(a.codes.targets, connect(a.codes, b, "affine")))
+    assert first.retention.item() == pytest.approx(first.ceiling.item() / first.score.item())
+
+
+@pytest.mark.parametrize("quality", ["accuracy", None, accuracy])
+def test_an_unknown_quality_is_refused(quality):
+    with pytest.raises(SpaceError, match="choose from f1, mse, or give a Quality of your own"):
+        invariances.stitch(classifiers(), ["affine"], quality)
+
+
+@pytest.mark.parametrize("names", [[], "affine"])
+def test_invariances_are_a_list_of_names(names):
+    with pytest.raises(SpaceError, match="give a list of at least one name"):
+        invariances.stitch(classifiers(), names, "f1")

@@ -18,10 +18,21 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from invariances.errors import SpaceError
+from invariances.maps import (
+    affine_map,
+    constant_map,
+    factorise,
+    identity_map,
+    isotropic_scale_map,
+    orthogonal_map,
+    permutation_map,
+    similarity_map,
+    translation_map,
+)
+from invariances.relative import SIMILARITIES, relative, scale, whitening
 from invariances.transforms import (
     INVARIANCES,
     OPERATIONS,
-    SIMILARITIES,
     Absolute,
     Affine,
     IsotropicScale,
@@ -31,19 +42,7 @@ from invariances.transforms import (
     Scale,
     Similarity,
     Translation,
-    affine_map,
-    constant_map,
-    factorise,
-    identity_map,
-    isotropic_scale_map,
-    orthogonal_map,
-    permutation_map,
-    relative,
-    scale,
-    similarity_map,
     transform_named,
-    translation_map,
-    whitening,
 )
 
 RELATIVES = [
@@ -935,3 +934,27 @@ def test_loo_is_not_misled_by_an_anchor_alone_in_its_direction():
     fitted = Affine(penalty="loo").fit(source, target)
     assert fitted.map_.penalty / mean_square(source) == pytest.approx(GRID[np.argmin(scores)], rel=1e-6)
     assert np.isfinite(fitted.transform(samples)).all()
+
+
+# Names of features -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", INVARIANCES)
+def test_the_features_of_the_output_have_names(name):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 6)), rng.normal(size=(30, 4 if name == "affine" else 6))
+    transform = clone(INVARIANCES[name]).set_output(transform="pandas").fit(x[:20], y[:20])
+    out = transform.transform(x)
+    width = 20 if name.startswith("relative") else y.shape[1]
+    assert out.shape == (30, width)
+    assert list(out.columns) == list(transform.get_feature_names_out())
+    assert len(set(out.columns)) == width
+    plain = clone(INVARIANCES[name]).fit(x[:20], y[:20]).transform(x)
+    np.testing.assert_array_equal(out.to_numpy(), plain)
+
+
+def test_a_pipeline_names_the_features_of_its_last_step():
+    x = np.random.default_rng(0).normal(size=(30, 6))
+    pipeline = make_pipeline(Scale(), Relative()).fit(x[:10])
+    assert len(pipeline[-1].get_feature_names_out()) == 10
+    assert pipeline.transform(x).shape == (30, 10)

@@ -64,7 +64,7 @@ def test_every_results_page_says_its_size_and_its_data(html):
     for page in RESULTS:
         text = " ".join((html / f"{page}.html").read_text().split())
         frame = pd.read_csv(ROOT / "book" / f"{page}.csv")
-        size = tables.banner(frame).split("**")[1]
+        size = tables.banner(frame, frame.profile.iloc[0]).split("**")[1]
         assert f"<strong>{size}</strong>" in text
         for data in frame.data.unique():
             assert data in text

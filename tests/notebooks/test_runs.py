@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from invariances.book import run_section
+from invariances.notebooks import run_section
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import ROWS, SECTIONS
 
@@ -65,11 +65,11 @@ def test_every_pair_is_there_once_with_its_null(executed):
         assert (crossing.model_a == "untrained " + crossing.group_a).all()
         assert set(crossing[crossing.group_a != crossing.group_b].model_b) == set(crossing.model_b)
     else:
-        assert not frame.duplicated(["row", "reference", "invariance", "model_a", "model_b"]).any()
+        assert not frame.duplicated(["row", "kind", "invariance", "model_a", "model_b"]).any()
         control = {"same initialization"} if section == "training" else set()
-        assert set(frame.reference) == {"trained", "untrained", "self"} | control
+        assert set(frame.kind) == {"trained", "untrained", "self"} | control
         assert frame[["score", "null", "null_within_class"]].notna().all(axis=None)
-        counts = frame[frame.reference == "trained"].groupby(["row", "invariance"]).size()
+        counts = frame[frame.kind == "trained"].groupby(["row", "invariance"]).size()
         models = 3 * len(ROWS[section][0].variants)
         pairs = models * (models - 1) // 2
         assert (counts.xs("relative", level=1) == pairs).all()
@@ -79,7 +79,7 @@ def test_every_pair_is_there_once_with_its_null(executed):
 def test_raw_and_scale_coincide_under_cosine(executed):
     section, _, frame = executed
     if section != "stitching":
-        keys = ["row", "reference", "model_a", "model_b"]
+        keys = ["row", "kind", "model_a", "model_b"]
         raw, scale = (frame[frame.invariance == i].set_index(keys).score for i in ("absolute", "scale"))
         assert (raw - scale).abs().max() < 1e-5
 
@@ -109,7 +109,7 @@ def _run(command, tmp_path, **environment):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         env={**os.environ, **environment},
         check=False,
     )

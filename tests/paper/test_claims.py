@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from invariances.paper import budget, claims
+from invariances.paper import claims
 from invariances.paper.rows import ROWS, SECTIONS
 
 
@@ -18,7 +18,7 @@ def _pairs(row, scores, groups=("CNN-3",), seeds=6, noise=0.005, profile="laptop
                 for x, group_x, y, group_y in ordered:
                     value = score + noise * rng.normal()
                     lines.append((row, x, y, group_x, group_y, invariance, value, "trained", profile))
-    columns = ["row", "model_a", "model_b", "group_a", "group_b", "invariance", "calibrated", "reference", "profile"]
+    columns = ["row", "model_a", "model_b", "group_a", "group_b", "invariance", "calibrated", "kind", "profile"]
     return pd.DataFrame(lines, columns=columns).assign(score=lambda frame: frame.calibrated / 2)
 
 
@@ -128,7 +128,7 @@ def aligned(row, affine=0.9, absolute=0.0, within_class=0.3, untrained=0.5, rela
     frame = _pairs(row, {**low, "relative": relative, "affine": affine}, groups)
     frame = frame.assign(score=frame.calibrated, null_within_class=within_class)
     other = _pairs(row, {**low, "relative": untrained, "affine": untrained}, ("untrained",), seeds=3)
-    other = other.assign(score=other.calibrated, null_within_class=0.0, reference="untrained")
+    other = other.assign(score=other.calibrated, null_within_class=0.0, kind="untrained")
     return pd.concat([frame, other])
 
 
@@ -262,10 +262,3 @@ def test_no_finding_is_judged_if_one_section_is_of_smoke_size(number):
     frames = sections_with()
     frames["training"] = frames["training"].assign(profile="smoke")
     assert claims.judge_finding(number, frames).verdict == claims.NOT_JUDGED
-
-
-def test_the_budget_is_what_two_cores_do_in_150_minutes():
-    assert {section: set(rows) for section, rows in budget.TRAINING.items()} == {
-        section: {row.name for row in ROWS[section]} for section in SECTIONS
-    }
-    assert 0.9 * 60 * budget.MINUTES * budget.CORES < budget.total() <= 60 * budget.MINUTES * budget.CORES

@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from invariances.errors import RunError
 from invariances.paper import claims, findings
 from invariances.paper.claims import ALIGNED, Outcome, Verdict
 from invariances.paper.reported import STITCHING
 from invariances.paper.rows import ROWS, SECTIONS
+from invariances.paper.tables import markdown_table
 
 
 def _alignment(section, affine, profile="laptop"):
@@ -23,7 +25,7 @@ def _alignment(section, affine, profile="laptop"):
                 for invariance, score in scores.items():
                     value = score + 0.01 * rng.normal()
                     lines.append((row.name, a, b, group_a, group_b, invariance, value, value, 0.1, "trained", profile))
-    columns = "row model_a model_b group_a group_b invariance score calibrated null_within_class reference profile"
+    columns = "row model_a model_b group_a group_b invariance score calibrated null_within_class kind profile"
     return pd.DataFrame(lines, columns=columns.split())
 
 
@@ -113,7 +115,7 @@ def test_smoke_is_not_judged_and_lists_no_row(published):
 
 
 def test_a_section_that_was_not_run_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"no initialization\.csv .*run the section first"):
+    with pytest.raises(RunError, match=r"no initialization\.csv .*run the section first"):
         findings.write(tmp_path, tmp_path / "findings")
     assert not (tmp_path / "findings").exists()
 
@@ -131,4 +133,4 @@ def test_reported_numbers_are_those_of_the_page():
 
 
 def test_bars_in_a_cell_do_not_break_a_table():
-    assert findings.table(("a", "b"), [("x|y", 1)]).splitlines()[2] == "| x\\|y | 1 |"
+    assert markdown_table(("a", "b"), [("x|y", 1)]).splitlines()[2] == "| x\\|y | 1 |"

@@ -32,7 +32,7 @@ def _published(said, **chosen):
 def test_cosine_its_null_and_the_calibrated_score(invariance):
     moments, said = _read("mnist")
     of = {key.partition(".")[2]: values for key, values in moments.items() if key.startswith(f"{invariance}.")}
-    line = _published(said, row="MNIST", reference="trained", invariance=invariance)
+    line = _published(said, row="MNIST", kind="trained", invariance=invariance)
     assert line["profile"] == said["profile"]
     assert len(of["dots"]) == line["n_samples"]
     score = np.mean(of["dots"] / of["norms_a"] / of["norms_b"])
@@ -44,7 +44,7 @@ def test_cosine_its_null_and_the_calibrated_score(invariance):
 
 def test_debiased_cka():
     moments, said = _read("architectures")
-    line = _published(said, atlas="zoo", metric="cka_debiased")
+    line = _published(said, map="pictures", metric="cka_debiased")
     n = len(moments["squares_a"])
 
     def hsic(pair):

@@ -5,20 +5,26 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from invariances.paper import sections
+from invariances import align, zoo
+from invariances.paper import frames, plan
 from invariances.paper.settings import check
 
 COMMITTED = Path(__file__).parent / "smoke" / "initialization_mnist.csv"
 """Made by ``invariances run initialization -p datasets mnist``."""
-KEYS = ["row", "reference", "invariance", "metric", "model_a", "model_b"]
+KEYS = ["row", "kind", "invariance", "metric", "model_a", "model_b"]
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INVARIANCES_HOME", str(tmp_path_factory.mktemp("empty")))
-        study = sections.run(check("initialization", {"profile": "smoke", "datasets": "mnist", "seeds": 3}))
-    return pd.read_csv(COMMITTED).set_index(KEYS).sort_index(), study.frame.set_index(KEYS).sort_index()
+        settings = check("initialization", {"profile": "smoke", "datasets": "mnist", "seeds": 3})
+        rows = plan.rows(settings)
+        zoo.train(plan.recipes(rows))
+        anchors = plan.anchors(rows)
+        spaces, labels = zoo.embed(plan.compared(rows), anchors), zoo.labels(plan.one_model(rows), anchors)
+        frame = frames.described(align(spaces, anchors, labels=labels, workers=zoo.spread), rows, settings)
+    return pd.read_csv(COMMITTED).set_index(KEYS).sort_index(), frame.set_index(KEYS).sort_index()
 
 
 def test_every_pair_is_there_again(both):
@@ -37,5 +43,5 @@ def test_scores_come_out_again(both, score):
 def test_the_scores_are_of_these_models_and_no_others(both):
     """Other models would be further apart than the tolerance, so that it can tell."""
     committed, _ = both
-    raw = committed.xs("trained", level="reference").xs("affine", level="invariance").loc["MNIST"].score
+    raw = committed.xs("trained", level="kind").xs("affine", level="invariance").loc["MNIST"].score
     assert raw.max() - raw.min() > 0.02

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from invariances.paper import claims, figures, tables
+from invariances import interval
+from invariances.paper import claims, figures, frames, tables
 
 GROUPS = {"en 0": "en", "en 1": "en", "de 0": "de", "de 1": "de", "untrained en": "en", "untrained de": "de"}
 ROW = "Amazon (Cross-lingual)"
@@ -30,8 +31,14 @@ def frame():
     return frame.assign(**said, **sizes, **groups, retention=frame.score)
 
 
+def _intervals(frame):
+    real = frame[frame.control == "none"]
+    pairs = {key: frames.across_groups(part) for key, part in real.groupby(["row", "invariance"], sort=False)}
+    return {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
+
+
 def test_controls_are_read_on_the_pairs_that_are_scored(frame):
-    table = tables.stitching(frame).set_index(["Row", "Stitched"])
+    table = tables.stitching(frame, _intervals(frame)).set_index(["Row", "Stitched"])
     affine, absolute = table.loc[ROW, "Affine"], table.loc[ROW, "Abs"]
     assert affine.Measured.startswith("50.00 ")
     assert (affine["Self-stitch"], affine["Shuffled anchors"], affine["Untrained encoder"]) == (
@@ -46,7 +53,7 @@ def test_controls_are_read_on_the_pairs_that_are_scored(frame):
 
 
 def test_the_figure_draws_the_same_controls(frame):
-    (ax,) = (ax for ax in figures.stitching(frame).axes if ax.get_title() == ROW)
+    (ax,) = (ax for ax in figures.stitching(frame).figure.axes if ax.get_title() == ROW)
     levels = {}
     for line in ax.lines:
         levels.setdefault(line.get_label(), []).append(float(line.get_ydata()[0]))
@@ -56,7 +63,7 @@ def test_the_figure_draws_the_same_controls(frame):
 
 
 def test_sizes_that_differ_between_languages_are_a_range(frame):
-    data = tables.stitching(frame).set_index(["Row", "Stitched"]).Data[ROW, "Affine"]
+    data = tables.stitching(frame, _intervals(frame)).set_index(["Row", "Stitched"]).Data[ROW, "Affine"]
     assert data == "planted; 3,000 to 4,000 training samples, 50 anchors, 100 to 2,000 scored"
 
 

@@ -121,5 +121,5 @@ def three_models(tmp_path_factory):
 def train(home, n):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INVARIANCES_HOME", str(home))
-        trained = some_models.zoo.train(some_models.recipes(n), "cpu", processes=1)
+        trained = dict(some_models.zoo.train(some_models.recipes(n), "cpu", processes=1))
     return [f"{recipe.seed} {some_models.digest(model)}\n" for recipe, model in trained.items()]

@@ -13,8 +13,9 @@ import numpy as np
 
 from invariances import zoo
 from invariances.cli import app, main
-from invariances.zoo import datasets, store, training
-from invariances.zoo.datasets import View
+from invariances.zoo import checkpoints as checkpoint_files
+from invariances.zoo import datasets, store
+from invariances.zoo.locating import View
 from invariances.zoo.recipes import Network, Recipe, Training
 
 CNN = Network("cnn", 3, 32, width=16)
@@ -41,7 +42,7 @@ def some_models(n: int, processes: int, checkpoints: bool = False, killed_at: in
     every two, the first is that of the arrays, the second that of the note.
     """
     if checkpoints:
-        training.CHECKPOINT_SECONDS = 0.0
+        checkpoint_files.CHECKPOINT_SECONDS = 0.0
     if killed_at:
         die_at(killed_at)
     for recipe, trained in zoo.train(recipes(n), "cpu", processes).items():

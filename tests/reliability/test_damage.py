@@ -7,6 +7,7 @@ import pytest
 from conftest import wait
 
 from invariances.zoo import store
+from invariances.zoo.contents import CONTENTS
 
 
 @pytest.fixture
@@ -29,12 +30,12 @@ def test_a_flipped_bit_in_every_artefact_is_said_and_repaired(start, trained, un
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         damaged.write_bytes(content)
     monkeypatch.setenv("INVARIANCES_HOME", str(trained))
-    assert list(store.entries(verify=True)["state"]) == ["damaged"] * 4
+    assert list(store.entries(True, CONTENTS)["state"]) == ["damaged"] * 4
 
     status, out, err = start(3).end()
     assert (status, out) == (0, undisturbed(3))
     assert all(f"{place} is damaged" in err for place in artefacts)
-    assert list(store.entries(verify=True)["state"]) == ["whole"] * 4
+    assert list(store.entries(True, CONTENTS)["state"]) == ["whole"] * 4
     same = [place for place in before if place.read_bytes() == before[place]]
     assert same == list(before)
 

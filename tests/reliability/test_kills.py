@@ -9,11 +9,12 @@ import pytest
 from conftest import wait
 
 from invariances.zoo import store
+from invariances.zoo.contents import CONTENTS
 
 
 def states(run, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(run.home))
-    return set(store.entries(verify=True)["state"])
+    return set(store.entries(True, CONTENTS)["state"])
 
 
 @pytest.mark.parametrize(("processes", "kills", "starting"), [(2, 10, 3), (1, 10, 2)])
@@ -42,7 +43,7 @@ def test_killed_at_twenty_moments_the_models_are_those_of_an_undisturbed_run(
     assert (status, out, err) == (0, undisturbed(n), "")
     run.no_orphan()
     assert states(run, monkeypatch) <= {"whole", "leftover"}
-    store.prune()
+    store.prune(store.Selection(), CONTENTS)
     assert states(run, monkeypatch) == {"whole"}
 
 
@@ -58,7 +59,7 @@ def test_killed_in_the_midst_of_a_training_it_goes_on_from_a_checkpoint(start, u
     run = start(2, arguments=arguments)
     assert run.end() == (0, undisturbed(2), "")
     assert written + run.checkpoints() == 2 * 32  # one for each step: none that had one was taken again
-    store.prune()
+    store.prune(store.Selection(), CONTENTS)
     assert states(run, monkeypatch) == {"whole"}
     assert not any(run.home.glob("checkpoints/*.safetensors"))
 

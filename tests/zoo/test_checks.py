@@ -13,7 +13,7 @@ import pytest
 from invariances import cli
 from invariances.errors import DataError
 from invariances.zoo import checks
-from invariances.zoo.registry import REGISTRY, names_digest
+from invariances.zoo.sources import REGISTRY, names_digest
 
 TREC = "CogComp/trec/train-00000-of-00001.parquet"
 MNIST = "ylecun/mnist/train-00000-of-00001.parquet"
@@ -245,18 +245,7 @@ def sums(folder):
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
-def as_sums(folder):
-    lines = [f"{digest} {mark}{path}" for (path, digest), mark in zip(sums(folder).items(), " * * * ", strict=False)]
-    (folder / "SHA256SUMS").write_text("\n".join(lines))
-
-
-def as_table(folder):
-    lines = [f"| {path} | 1,234 | {digest.upper()} |" for path, digest in sums(folder).items()]
-    head = ["# Data", f"a sum of nothing: {'0' * 64}", "see CogComp/trec/x.parquet", "| file | bytes | sha256 |"]
-    (folder / "README.md").write_text("\n".join([*head, "| --- | --- | --- |", *lines]))
-
-
-LISTS = {"manifest.json": checks.write_manifest, "SHA256SUMS": as_sums, "README.md": as_table}
+LISTS = {"manifest.json": checks.write_manifest}
 
 
 def test_a_manifest_holds_sha256_bytes_and_rows(folder):
@@ -315,17 +304,8 @@ def test_files_that_are_on_no_list_are_counted(folder):
     assert report.manifest.endswith("; 1 Parquet files are not on it")
 
 
-def test_the_manifest_goes_before_other_lists(folder):
-    as_table(folder)
-    as_sums(folder)
-    assert checks.check(folder).manifest.startswith("SHA256SUMS")
-    checks.write_manifest(folder)
-    assert checks.check(folder).manifest.startswith("manifest.json")
-
-
 @pytest.mark.parametrize("path", ["/etc/a.parquet", "../a.parquet", "b/../../a.parquet"])
 def test_a_list_names_no_file_outside_the_folder(folder, path):
-    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  {path}\n")
     (folder / "manifest.json").write_text(json.dumps({path: {"sha256": "0" * 64, "bytes": 1, "rows": 1}}))
     with pytest.raises(DataError, match="outside"):
         checks.check(folder)
@@ -422,5 +402,5 @@ def test_without_a_folder_the_command_says_which_variable_to_set(option, command
 def test_the_commands_help_has_examples(command):
     code, said, _ = command("--help")
     assert code == 0
-    for part in ("Examples", "invariances data --check", "invariances data --manifest", "SHA256SUMS"):
+    for part in ("Examples", "invariances data --check", "invariances data --manifest", "manifest.json"):
         assert part in "\n".join(said)

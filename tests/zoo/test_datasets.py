@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from invariances.errors import DataError, PretrainedError
-from invariances.zoo import builtin, datasets, store
-from invariances.zoo.datasets import View
+from invariances.zoo import builtin, datasets, decoding, locating, store
+from invariances.zoo.locating import View
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 PAD, CLS, SEP = {"wordpiece": 0, "byte-bpe": 1}, {"wordpiece": 2, "byte-bpe": 0}, {"wordpiece": 3, "byte-bpe": 2}
@@ -177,7 +177,7 @@ def test_real_parallel_sentences_are_rows_of_one_translation(real_data, first, s
     table = parquet.read_table(real_data / "bentrevett/multi30k/train-00000-of-00001.parquet").to_pydict()
     pairs = set(zip(table[first], table[second], strict=True))
     texts = {
-        language: datasets._parallel(text_view(f"amazon-{language}", real_data, n_parallel=300))
+        language: decoding._parallel(text_view(f"amazon-{language}", real_data, n_parallel=300))
         for language in (first, second)
     }
     assert len(texts[first]) == len(texts[second]) == 300
@@ -299,25 +299,25 @@ def test_a_label_without_a_name_is_a_data_error(label, tmp_path):
 
 
 def test_long_decoding_shows_a_bar_on_a_terminal_only(tmp_path, monkeypatch):
-    shown, bar = [], datasets.tqdm
-    monkeypatch.setattr(datasets, "tqdm", lambda *given, **more: shown.append(more["disable"]) or bar(*given, **more))
-    monkeypatch.setattr(datasets, "MANY", 5)
+    shown, bar = [], decoding.tqdm
+    monkeypatch.setattr(decoding, "tqdm", lambda *given, **more: shown.append(more["disable"]) or bar(*given, **more))
+    monkeypatch.setattr(decoding, "PICTURES_WORTH_A_BAR", 5)
     folder = write_pictures(tmp_path, [PIL.Image.new("L", (4, 4), i) for i in range(10)])
     datasets.prepare(image_view("cifar-10", folder, n_train=6, n_test=5))
     assert shown == [None, True]  # None lets tqdm ask whether there is a terminal
 
 
 def test_pictures_are_decoded_once_for_all_processes(tiny_pictures, monkeypatch, fresh_home):
-    decoded, decode = [], datasets._picture
-    monkeypatch.setattr(datasets, "_picture", lambda *given: decoded.append(given) or decode(*given))
+    decoded, decode = [], decoding._picture
+    monkeypatch.setattr(decoding, "_picture", lambda *given: decoded.append(given) or decode(*given))
     view = image_view("cifar-10", tiny_pictures)
     first = datasets.prepare(view)
     assert len(decoded) == 18
     assert datasets.prepare(view) == first
     assert len(decoded) == 18
     code = (
-        "from invariances.zoo import datasets; datasets._load_split = datasets._picture = None; "
-        f"print(datasets.prepare(datasets.View('cifar-10', {str(tiny_pictures)!r}, 20, 10, pixels=8, channels=1)).key)"
+        "from invariances.zoo import datasets, decoding, locating; decoding.load_split = decoding._picture = None; "
+        f"print(datasets.prepare(locating.View('cifar-10', {str(tiny_pictures)!r}, 20, 10, pixels=8, channels=1)).key)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == first.key
@@ -339,8 +339,8 @@ def test_the_environment_names_the_folder(tiny_pictures, monkeypatch):
 def test_a_data_set_is_decoded_once_and_again_when_the_files_change(tmp_path, monkeypatch):
     view = text_view("trec", write_questions(tmp_path, ["one", "two"], ["three", "four"]))
     first = datasets.prepare(view)
-    decoded, decode = [], datasets._decode
-    monkeypatch.setattr(datasets, "_decode", lambda *given: decoded.append(given) or decode(*given))
+    decoded, decode = [], decoding.decode
+    monkeypatch.setattr(datasets, "decode", lambda *given: decoded.append(given) or decode(*given))
     assert datasets.prepare(view) == first
     assert not decoded
     write_questions(tmp_path, ["one", "two"], ["three", "five"])
@@ -367,7 +367,7 @@ def test_arrays_that_are_gone_are_a_data_error():
     ],
 )
 def test_title_and_text_are_joined_and_either_may_be_missing(parts, text):
-    assert datasets._joined(parts) == text
+    assert decoding._joined(parts) == text
 
 
 def test_a_title_reads_as_if_it_stood_in_the_body(tmp_path):
@@ -439,8 +439,8 @@ def fake_hub(monkeypatch, fresh_home):
         return hf.Dataset.from_dict(columns)
 
     def forget():
-        datasets.hub_revision.cache_clear()
-        datasets.hub_is_reachable.cache_clear()
+        locating.hub_revision.cache_clear()
+        locating.hub_is_reachable.cache_clear()
 
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
@@ -485,9 +485,9 @@ def test_the_hubs_version_of_multi30k_has_no_french(fake_hub):
 
 def test_only_branches_are_resolved_and_the_hub_is_probed_once(fake_hub):
     for _ in range(2):
-        assert datasets.locate("cifar-10").fingerprint == ASKED["cifar-10"]["revision"]
-        assert datasets.locate("amazon-ja").fingerprint == NEWEST
-        assert datasets.locate("multi30k").fingerprint == NEWEST
+        assert locating.locate("cifar-10").fingerprint == ASKED["cifar-10"]["revision"]
+        assert locating.locate("amazon-ja").fingerprint == NEWEST
+        assert locating.locate("multi30k").fingerprint == NEWEST
     assert fake_hub.revisions == [
         ("ylecun/mnist", None),
         ("uoft-cs/cifar10", ASKED["cifar-10"]["revision"]),
@@ -522,7 +522,7 @@ def test_a_revision_that_the_hub_has_no_more_is_named(fake_hub, monkeypatch):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_so_many_shards_of_imagenet_are_read_that_no_class_runs_short(split, n):
     shards = datasets.REGISTRY["imagenet"].shards[split]
-    needed = datasets._shards_needed(shards, 1000, n)
+    needed = decoding._shards_needed(shards, 1000, n)
     assert needed <= shards.files
     if needed == shards.files:
         assert n / shards.rows > 0.3  # everything is read only where a good part of it is wanted
@@ -547,11 +547,11 @@ def test_a_part_of_the_shards_loads_although_the_card_states_the_size_of_the_who
     source = datasets.REGISTRY["imagenet"]
     files = {split: source.shards[split]._replace(rows=2 * source.shards[split].files) for split in ("train", "test")}
     own = source._replace(hub=str(place.parent), classes=source.classes._replace(count=2), shards=files)
-    found = datasets._Located("imagenet", "hub", "0", None, "0" * 40)
-    monkeypatch.setattr(datasets, "_shards_needed", lambda shards, classes, n: n)
-    assert len(datasets._load_split(own, found, "train", 1)) == 2
-    assert len(datasets._load_split(own, found, "train", 2)) == 4
-    assert len(datasets._load_split(own, found, "test", 1)) == 2
+    found = locating.Located("imagenet", "hub", "0", None, "0" * 40)
+    monkeypatch.setattr(decoding, "_shards_needed", lambda shards, classes, n: n)
+    assert len(decoding.load_split(own, found, "train", 1)) == 2
+    assert len(decoding.load_split(own, found, "train", 2)) == 4
+    assert len(decoding.load_split(own, found, "test", 1)) == 2
 
 
 # Digests of files ------------------------------------------------------------------------------
@@ -560,8 +560,8 @@ def test_a_part_of_the_shards_loads_although_the_card_states_the_size_of_the_who
 @pytest.fixture
 def hashed(monkeypatch, fresh_home):
     """The names of the files that are read for their digest, in a store of their own."""
-    names, compute = [], datasets.file_sha256
-    monkeypatch.setattr(datasets, "file_sha256", lambda path: names.append(path.name) or compute(path))
+    names, compute = [], locating.file_sha256
+    monkeypatch.setattr(locating, "file_sha256", lambda path: names.append(path.name) or compute(path))
     return names
 
 
@@ -574,25 +574,25 @@ def aged(folder, seconds=60):
 
 def test_files_are_hashed_once_and_again_when_they_change(tmp_path, hashed):
     folder = aged(write_questions(tmp_path, ["one", "two"], ["three", "four"]))
-    first = datasets.locate("trec", str(folder)).fingerprint
+    first = locating.locate("trec", str(folder)).fingerprint
     assert sorted(hashed) == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
-    assert datasets.locate("trec", str(folder)).fingerprint == first
+    assert locating.locate("trec", str(folder)).fingerprint == first
     assert len(hashed) == 2
     test = folder / "CogComp/trec/test-00000-of-00001.parquet"
     content = bytearray(test.read_bytes())
     content[9] ^= 1
     test.write_bytes(content)  # as long as before
     aged(folder, 50)
-    assert datasets.locate("trec", str(folder)).fingerprint != first
+    assert locating.locate("trec", str(folder)).fingerprint != first
     assert hashed[2:].count("test-00000-of-00001.parquet") == 1
 
 
 def test_another_process_finds_the_digests(tmp_path, hashed):
     folder = aged(write_questions(tmp_path, ["one", "two"], ["three", "four"]))
-    first = datasets.locate("trec", str(folder)).fingerprint
+    first = locating.locate("trec", str(folder)).fingerprint
     code = (
-        "from invariances.zoo import datasets; datasets.file_sha256 = None; "
-        f"print(datasets.locate('trec', {str(folder)!r}).fingerprint)"
+        "from invariances.zoo import locating; locating.file_sha256 = None; "
+        f"print(locating.locate('trec', {str(folder)!r}).fingerprint)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == first
@@ -601,33 +601,33 @@ def test_another_process_finds_the_digests(tmp_path, hashed):
 def test_the_digest_of_a_file_just_written_is_not_trusted(tmp_path, hashed):
     folder = write_questions(tmp_path, ["one", "two"], ["three", "four"])
     path = folder / "CogComp/trec/train-00000-of-00001.parquet"
-    first = datasets.locate("trec", str(folder)).fingerprint
+    first = locating.locate("trec", str(folder)).fingerprint
     stamp = path.stat().st_mtime_ns
     content = bytearray(path.read_bytes())
     content[9] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(stamp, stamp))  # changed within one tick of the clock
-    assert datasets.locate("trec", str(folder)).fingerprint != first
+    assert locating.locate("trec", str(folder)).fingerprint != first
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b'{"a": 1}'], ids=str)
 def test_a_damaged_list_of_digests_costs_only_time(damage, tmp_path, hashed, fresh_home):
     folder = aged(write_questions(tmp_path, ["one", "two"], ["three", "four"]))
-    first = datasets.locate("trec", str(folder)).fingerprint
+    first = locating.locate("trec", str(folder)).fingerprint
     (fresh_home / "checksums.json").write_bytes(damage)
-    assert datasets.locate("trec", str(folder)).fingerprint == first
+    assert locating.locate("trec", str(folder)).fingerprint == first
     assert len(hashed) == 4
-    assert datasets.locate("trec", str(folder)).fingerprint == first
+    assert locating.locate("trec", str(folder)).fingerprint == first
     assert len(hashed) == 4
 
 
 @pytest.mark.parametrize("entry", [1, None, "x", [], [1, 2], [1, 2, 3]], ids=str)
 def test_a_damaged_entry_is_not_believed(entry, tmp_path, hashed, fresh_home):
     folder = aged(write_questions(tmp_path, ["one", "two"], ["three", "four"]))
-    first = datasets.locate("trec", str(folder)).fingerprint
+    first = locating.locate("trec", str(folder)).fingerprint
     place = fresh_home / "checksums.json"
     place.write_text(json.dumps(dict.fromkeys(json.loads(place.read_text()), entry)))
-    assert datasets.locate("trec", str(folder)).fingerprint == first
+    assert locating.locate("trec", str(folder)).fingerprint == first
     assert len(hashed) == 4
 
 
@@ -635,7 +635,7 @@ def test_a_store_that_cannot_be_written_still_finds_the_data(tmp_path, monkeypat
     folder = aged(write_questions(tmp_path / "data", ["one", "two"], ["three", "four"]))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "file" / "below"))
-    assert datasets.locate("trec", str(folder)).files
+    assert locating.locate("trec", str(folder)).files
 
 
 def test_keys_depend_on_content_and_neither_on_place_nor_on_time(tmp_path):
@@ -648,7 +648,7 @@ def test_keys_depend_on_content_and_neither_on_place_nor_on_time(tmp_path):
 def test_exchanged_splits_are_another_content(tmp_path):
     first = write_questions(tmp_path / "first", ["one", "two"], ["three", "four"])
     second = write_questions(tmp_path / "second", ["three", "four"], ["one", "two"])
-    assert datasets.locate("trec", str(first)).fingerprint != datasets.locate("trec", str(second)).fingerprint
+    assert locating.locate("trec", str(first)).fingerprint != locating.locate("trec", str(second)).fingerprint
 
 
 # What cannot be had ----------------------------------------------------------------------------
@@ -676,13 +676,13 @@ def test_missing_data_name_the_folder_that_was_looked_through(tmp_path):
 
 
 def test_the_hub_is_asked_only_where_no_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "hub_revision", lambda hub, revision: "0123456789abcdef")
-    found = datasets.locate("multi30k")
+    monkeypatch.setattr(locating, "hub_revision", lambda hub, revision: "0123456789abcdef")
+    found = locating.locate("multi30k")
     assert (found.title, found.source) == ("multi30k", "hub bentrevett/multi30k at 0123456789ab")
     assert (found.files, found.revision) == (None, "0123456789abcdef")
     with pytest.raises(DataError, match="missing"):
-        datasets.locate("mnist", str(tmp_path))
-    assert datasets.locate("mnist", "builtin").revision is None
+        locating.locate("mnist", str(tmp_path))
+    assert locating.locate("mnist", "builtin").revision is None
 
 
 def test_an_unknown_name_lists_the_choices():
@@ -780,7 +780,7 @@ def test_status_gives_up_on_a_hub_that_does_not_answer_within_10_seconds(tmp_pat
 )
 def test_a_balanced_subset_is_as_even_as_the_classes_allow(labels, n, seed):
     labels = np.array(labels)
-    kept = datasets.balanced_subset(labels, n, seed)
+    kept = decoding.balanced_subset(labels, n, seed)
     assert len(kept) == min(n, len(labels))
     assert len(set(kept.tolist())) == len(kept)
     assert kept.min() >= 0
@@ -793,15 +793,15 @@ def test_a_balanced_subset_is_as_even_as_the_classes_allow(labels, n, seed):
 
 def test_a_balanced_subset_depends_on_its_seed_alone():
     labels = np.arange(300) % 7
-    first = datasets.balanced_subset(labels, 100)
+    first = decoding.balanced_subset(labels, 100)
     np.random.seed(12)  # the global state is what must not matter
-    np.testing.assert_array_equal(datasets.balanced_subset(labels, 100), first)
-    assert set(datasets.balanced_subset(labels, 100, seed=1)) != set(first)
+    np.testing.assert_array_equal(decoding.balanced_subset(labels, 100), first)
+    assert set(decoding.balanced_subset(labels, 100, seed=1)) != set(first)
 
 
 def test_a_balanced_subset_is_in_random_order():
     labels = np.repeat(np.arange(10), 30)
-    kept = labels[datasets.balanced_subset(labels, 100)]
+    kept = labels[decoding.balanced_subset(labels, 100)]
     assert np.bincount(kept[:50], minlength=10).min() > 0
     assert min(len(set(ten.tolist())) for ten in kept.reshape(10, 10)) < 10  # nor one of each class in turn
 
@@ -874,7 +874,7 @@ def test_one_class_and_one_row_are_enough(tmp_path, rows):
 
 def test_no_sample_is_a_data_error():
     with pytest.raises(DataError, match="no sample"):
-        datasets.balanced_subset(np.array([], int), 10)
+        decoding.balanced_subset(np.array([], int), 10)
 
 
 # The stand-ins as arrays -----------------------------------------------------------------------
@@ -1105,8 +1105,8 @@ def test_a_view_refuses_what_it_cannot_have(wrong):
 
 DIGEST = """
 import hashlib
-from invariances.zoo import datasets
-view = datasets.View("amazon-de", "builtin", 500, 50, tokenizer={kind!r}, vocabulary=400, length=20, n_parallel=50)
+from invariances.zoo import datasets, locating
+view = locating.View("amazon-de", "builtin", 500, 50, tokenizer={kind!r}, vocabulary=400, length=20, n_parallel=50)
 print(hashlib.sha256(datasets.load(datasets.prepare(view).key).arrays["train_x"].tobytes()).hexdigest())
 """
 
@@ -1213,7 +1213,7 @@ def test_the_missing_split_is_the_one_that_is_named(tmp_path):
     folder = _trec_folder(tmp_path, [GOOD])
     (tmp_path / "CogComp" / "trec" / "test-00000-of-00001.parquet").unlink()
     with pytest.raises(DataError, match=r"there is no CogComp/trec/test-00000-of-00001\.parquet"):
-        datasets.locate("trec", folder)
+        locating.locate("trec", folder)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from invariances import (
 )
 from invariances.errors import SpaceError
 from invariances.stitching import connect
-from invariances.zoo import datasets, heads, pretrained, store, training
-from invariances.zoo.datasets import View
+from invariances.zoo import checkpoints, datasets, heads, pretrained, store, training
+from invariances.zoo import trained as trained_models
+from invariances.zoo.contents import CONTENTS
 from invariances.zoo.heads import HeadRecipe
+from invariances.zoo.locating import View
 from invariances.zoo.recipes import Network, Recipe, Training
 
 CPU = torch.device("cpu")
@@ -76,7 +78,7 @@ def trained():
         "shifts": HeadRecipe(base(), K, 3, ("l1",), "concat"),
         "texts": HeadRecipe(text(), 33, 4, ("cosine", "euclidean"), "concat", batch_size=16, lr=1e-2),
     }
-    made = heads.train(list(wanted.values()), "cpu", processes=1)
+    made = zoo.train(list(wanted.values()), "cpu", processes=1)
     return {name: made[recipe] for name, recipe in wanted.items()}
 
 
@@ -130,9 +132,9 @@ def test_a_decoder_s_score_is_the_error_of_its_pictures(trained):
 @pytest.mark.parametrize("task", ["classification", "reconstruction"])
 def test_the_first_loss_is_that_of_fresh_weights_on_the_codes_of_all_training_samples(task):
     recipe = HeadRecipe(base(task), K, 1, batch_size=600)
-    head = heads.train([recipe], "cpu", processes=1)[recipe]
+    head = zoo.train([recipe], "cpu", processes=1)[recipe]
     arrays = data(head)
-    encoder = training.restore(zoo.train([recipe.base], "cpu", processes=1)[recipe.base]).encoder
+    encoder = trained_models.restore(zoo.train([recipe.base], "cpu", processes=1)[recipe.base]).encoder
     key = recipe.key("cpu-fp32")
     torch.manual_seed(int(key[:12], 16))
     module = heads._fresh(recipe, datasets.load(recipe.base.data), key).train()
@@ -158,7 +160,7 @@ def test_the_encoder_and_its_own_head_stay_as_they_are(fresh_home):
     zoo.train([base()], "cpu", processes=1)
     before = place.read_bytes(), place.stat().st_mtime_ns
     recipe = HeadRecipe(base(), K, 1)
-    head = heads.train([recipe], "cpu", processes=1)[recipe]
+    head = zoo.train([recipe], "cpu", processes=1)[recipe]
     assert (place.read_bytes(), place.stat().st_mtime_ns) == before
     assert {name.partition(".")[0] for name, _ in head.module.named_parameters()} == {"product", "head"}
 
@@ -181,7 +183,7 @@ def test_a_pretrained_encoder_serves_as_well(tmp_path):
     few = base(n_train=40, n_test=10)
     network = Network("pretrained", checkpoint=pretrained.pinned(str(path)))
     recipe = HeadRecipe(replace(few, network=network), 20, 3)
-    head = heads.train([recipe], "cpu", processes=1)[recipe]
+    head = zoo.train([recipe], "cpu", processes=1)[recipe]
     assert answers(head).shape == (10, 10)
     assert head.losses[-1] < head.losses[0]
 
@@ -226,19 +228,19 @@ def test_a_head_answers_the_same_for_codes_that_its_components_cannot_tell_apart
 
 def test_a_recipe_gives_the_same_bits_in_any_process_on_any_day(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "here"))
-    here = heads.train(some_recipes(), "cpu", processes=1)
+    here = zoo.train(some_recipes(), "cpu", processes=1)
 
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "again"))
     torch.rand(17)  # other draws before
     torch.set_num_threads(2)
     try:
-        again = heads.train(some_recipes()[::-1], "cpu", processes=1)
+        again = zoo.train(some_recipes()[::-1], "cpu", processes=1)
     finally:
         torch.set_num_threads(1)
 
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "elsewhere"))
     zoo.train([one.base for one in some_recipes()], "cpu", processes=1)
-    elsewhere = heads.train(some_recipes(), "cpu", processes=2)
+    elsewhere = zoo.train(some_recipes(), "cpu", processes=2)
 
     assert len(here) == 3
     for one in here:
@@ -250,34 +252,34 @@ def test_heads_that_are_there_are_not_trained_again_nor_their_encoders(fresh_hom
     made, make = [], heads._trained
     monkeypatch.setattr(heads, "_trained", lambda recipe, device: made.append(recipe) or make(recipe, device))
     first, second, third = (HeadRecipe(base(epochs=0, seed=seed), K, 1) for seed in range(3))
-    before = heads.train([first, second, first], "cpu", processes=1)
+    before = zoo.train([first, second, first], "cpu", processes=1)
     assert made == [first, second]
     assert heads.in_store(first, CPU)
     assert not heads.in_store(third, CPU)
-    assert zoo.in_store(first.base, CPU)
+    assert zoo.models.in_store(first.base, CPU)
     store.remove("models", first.base.key("cpu-fp32"))
-    after = heads.train([third, first], "cpu", processes=1)
+    after = zoo.train([third, first], "cpu", processes=1)
     assert made == [first, second, third]
     assert list(after) == [third, first]
     assert after[first].recipe == first
     same_bits(after[first], before[first])
-    assert not zoo.in_store(first.base, CPU)
+    assert not zoo.models.in_store(first.base, CPU)
 
 
 def test_a_damaged_head_is_trained_again_to_the_same_bits(fresh_home, caplog):
     recipe = HeadRecipe(base(epochs=0), K, 1)
-    before = heads.train([recipe], "cpu", processes=1)[recipe]
+    before = zoo.train([recipe], "cpu", processes=1)[recipe]
     place = store.path("heads", recipe.key("cpu-fp32"))
     whole = place.read_bytes()
     place.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    same_bits(heads.train([recipe], "cpu", processes=1)[recipe], before)
+    same_bits(zoo.train([recipe], "cpu", processes=1)[recipe], before)
     assert "is damaged and will be made again" in caplog.text
     assert place.read_bytes() == whole
 
 
 def test_a_head_that_was_interrupted_goes_on_to_the_same_bits_and_leaves_no_checkpoint(fresh_home, monkeypatch):
     recipe = HeadRecipe(base(epochs=0), K, 2)
-    expected = heads.train([recipe], "cpu", processes=1)[recipe]
+    expected = zoo.train([recipe], "cpu", processes=1)[recipe]
     store.remove("heads", recipe.key("cpu-fp32"))
     steps, clip = [], training._clip
 
@@ -288,30 +290,30 @@ def test_a_head_that_was_interrupted_goes_on_to_the_same_bits_and_leaves_no_chec
         clip(network, alone)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+        patch.setattr(checkpoints, "CHECKPOINT_SECONDS", -1.0)
         patch.setattr(training, "_clip", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            heads.train([recipe], "cpu", processes=1)
-        assert (store.entries().kind == "checkpoints").any()
-        same_bits(heads.train([recipe], "cpu", processes=1)[recipe], expected)
+            zoo.train([recipe], "cpu", processes=1)
+        assert (store.entries(contents=CONTENTS).kind == "checkpoints").any()
+        same_bits(zoo.train([recipe], "cpu", processes=1)[recipe], expected)
     assert len(steps) == 21  # ten an epoch, and the one that was interrupted
-    assert not (store.entries().kind == "checkpoints").any()
+    assert not (store.entries(contents=CONTENTS).kind == "checkpoints").any()
 
 
 def test_the_store_lists_and_prunes_heads(fresh_home):
     recipes = [HeadRecipe(base(epochs=0), K, 1, equal_weights=equal) for equal in (False, True)]
-    heads.train(recipes, "cpu", processes=1)
+    zoo.train(recipes, "cpu", processes=1)
     keys = [recipe.key("cpu-fp32") for recipe in recipes]
-    listed = store.entries(verify=True).set_index("key")
+    listed = store.entries(True, CONTENTS).set_index("key")
     assert listed.loc[keys].state.tolist() == ["whole", "whole"]
     said = "digits (stand-in for mnist), cnn-3, classification, 0 epochs, seed 0: head on a product of 4, attention"
     assert listed.what[keys].tolist() == [said, f"{said}, equal weights"]
     store.save("checkpoints", keys[0], store.Artefact({}, {"models": keys}))
-    assert store.prune().kind.tolist() == ["checkpoints"]
+    assert store.prune(store.Selection(), CONTENTS).kind.tolist() == ["checkpoints"]
     store.remove("heads", keys[1])
     store.save("checkpoints", keys[0], store.Artefact({}, {"models": keys}))
-    assert store.prune().empty
-    assert store.prune("heads", everything=True).key.tolist() == keys[:1]
+    assert store.prune(store.Selection(), CONTENTS).empty
+    assert store.prune(store.Selection("heads", everything=True), CONTENTS).key.tolist() == keys[:1]
     assert not heads.in_store(recipes[0], CPU)
 
 
@@ -375,7 +377,7 @@ def test_more_anchors_than_samples_are_one_sentence_and_leave_nothing(fresh_home
         SpaceError,
         match=r"^601 anchors are asked for, but digits [(]stand-in for mnist[)] has 600; give at most so many$",
     ) as error:
-        heads.train([recipe], "cpu", processes=1)
+        zoo.train([recipe], "cpu", processes=1)
     assert "\n" not in str(error.value)
     assert not heads.in_store(recipe, CPU)
 
@@ -383,7 +385,7 @@ def test_more_anchors_than_samples_are_one_sentence_and_leave_nothing(fresh_home
 def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="torch sees no GPU"):
-        heads.train([HeadRecipe(base(), K, 1)], "cuda")
+        zoo.train([HeadRecipe(base(), K, 1)], "cuda")
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="other Pythons write syntax trees otherwise")

@@ -8,8 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from invariances.zoo import datasets, networks, store, training
-from invariances.zoo.datasets import View
+from invariances.zoo import checkpoints, datasets, decoding, networks, store, training
+from invariances.zoo import trained as trained_models
+from invariances.zoo.locating import View
 from invariances.zoo.recipes import Network, Recipe, Training
 
 CPU = torch.device("cpu")
@@ -87,13 +88,14 @@ def test_logits_are_those_of_the_masked_places_alone():
 @pytest.mark.parametrize("tokenizer", ["wordpiece", "byte-bpe"])
 def test_the_tokenizers_hide_words_by_the_same_token(tokenizer):
     view = View("trec", "builtin", 100, 20, tokenizer=tokenizer, vocabulary=400, length=12)
-    learnt = datasets._tokenizer(["What is a mask ?"] * 9, view)
+    learnt = decoding._tokenizer(["What is a mask ?"] * 9, view)
     assert learnt.id_to_token(networks.MASK) in ("[MASK]", "<mask>")
     assert all("mask" not in learnt.id_to_token(i) for i in range(networks.MASK))
 
 
 def test_anchors_and_held_out_sentences_teach_no_language(monkeypatch):
-    monkeypatch.setattr(training, "ANCHOR_POOL", 30)
+    for module in (trained_models, training):
+        monkeypatch.setattr(module, "ANCHOR_POOL", 30)
     one = text_recipe(n_parallel=50)
     arrays = {name: torch.from_numpy(array) for name, array in datasets.load(one.data).arrays.items()}
     reviews, sentences = training._language(arrays)
@@ -116,7 +118,7 @@ def test_a_training_goes_on_without_learning_the_language_again(tmp_path, monkey
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     one = text_recipe(epochs=2)
     undisturbed = training.train([one], CPU)[0]
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
     saved, save = [], store.save
 
     def save_and_die(*given):

@@ -5,7 +5,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from invariances.errors import PretrainedError
-from invariances.zoo import pretrained
+from invariances.zoo import frozen
 from invariances.zoo.networks import build
 from invariances.zoo.recipes import Network
 
@@ -212,7 +212,7 @@ def test_a_pretrained_encoder_is_the_checkpoint_s_and_only_the_head_is_new(check
     network = Network("pretrained", checkpoint=checkpoint)
     model = fresh(network, anchors=anchors, shape=(3, 8, 8)).train()
     x = samples(4, (3, 8, 8))
-    assert torch.equal(model.encoder(x), pretrained.encoder(checkpoint)(x))
+    assert torch.equal(model.encoder(x), frozen.encoder(checkpoint)(x))
     assert model.head[0].normalized_shape == (anchors or 512,)
     assert model.head.training
     assert not model.encoder.training

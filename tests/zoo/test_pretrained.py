@@ -21,7 +21,8 @@ from torchvision.transforms.v2 import functional as tv
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 from invariances.errors import PretrainedError
-from invariances.zoo import pretrained, store, training
+from invariances.zoo import frozen, pretrained, store, training
+from invariances.zoo import trained as trained_models
 from invariances.zoo.networks import Model, build
 from invariances.zoo.recipes import Network, Recipe, Training
 
@@ -85,7 +86,7 @@ def pictures():
 
 
 def ids(name, texts=TEXTS, length=LENGTH):
-    return torch.tensor([line.ids for line in pretrained.tokenizer(name, length).encode_batch(texts)])
+    return torch.tensor([line.ids for line in frozen.tokenizer(name, length).encode_batch(texts)])
 
 
 def refused(call, *said):
@@ -105,7 +106,7 @@ def refused(call, *said):
 def test_a_text_s_code_is_what_transformers_makes_of_the_text_alone(text, pooling):
     name, family = text
     whole = FAMILIES[family][1].from_pretrained(name).eval()
-    codes = pretrained.encoder(name, pooling=pooling)(ids(name))
+    codes = frozen.encoder(name, pooling=pooling)(ids(name))
     for code, row in zip(codes, ids(name), strict=True):
         alone = row[row != FAMILIES[family][2]]
         assert len(alone) < LENGTH
@@ -121,15 +122,15 @@ def test_tokens_are_the_checkpoint_s_own_padded_and_cut(text):
         own = whole(words)["input_ids"]
         assert row == own + [pad] * (LENGTH - len(own))
     assert ids(name, [TEXTS[1]], 4).tolist() == [[*rows[1][:3], whole.sep_token_id]]
-    assert pretrained.tokenizer(name, LENGTH).get_vocab_size() == len(whole)
+    assert frozen.tokenizer(name, LENGTH).get_vocab_size() == len(whole)
 
 
 def test_texts_longer_than_the_checkpoint_reads_are_refused(text):
     name, family = text
     longest = {"bert": 24, "roberta": 22}[family]
     long = ids(name, ["river " * 50], longest)
-    assert pretrained.encoder(name)(long).isfinite().all()
-    refused(lambda: pretrained.tokenizer(name, longest + 1), f"{longest} tokens at most", f"not {longest + 1}")
+    assert frozen.encoder(name)(long).isfinite().all()
+    refused(lambda: frozen.tokenizer(name, longest + 1), f"{longest} tokens at most", f"not {longest + 1}")
 
 
 # Pictures --------------------------------------------------------------------------------------
@@ -141,11 +142,11 @@ def test_a_picture_s_code_is_what_torchvision_s_classifier_reads(vision, picture
     big = tv.resize(pictures, [224, 224], antialias=True)
     picture_model(tv.normalize(big, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     handle.remove()
-    torch.testing.assert_close(pretrained.encoder(vision)(pictures), read[0].detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(frozen.encoder(vision)(pictures), read[0].detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_grey_is_read_as_three_equal_channels(vision, pictures):
-    grey, encoder = pictures[:, :1], pretrained.encoder(vision)
+    grey, encoder = pictures[:, :1], frozen.encoder(vision)
     torch.testing.assert_close(encoder(grey), encoder(grey.repeat(1, 3, 1, 1)))
 
 
@@ -158,7 +159,7 @@ def test_the_registry_says_what_torchvision_says(name, tmp_path):
     file = tmp_path / get_weight(entry.source).url.rsplit("/", 1)[1]  # under torchvision's own file name
     file.write_bytes(b"not read")
     with nullcontext() if "regnet" in name else torch.device("meta"):  # a RegNet reckons its widths with tensors
-        encoder = pretrained.encoder(str(file), fresh=True)
+        encoder = frozen.encoder(str(file), fresh=True)
         assert encoder(torch.empty(2, 3, 32, 32)).shape == (2, entry.dim)
         classifier = get_model(entry.architecture)
     assert encoder.dim == entry.dim
@@ -169,10 +170,10 @@ def test_the_registry_says_what_torchvision_says(name, tmp_path):
 
 def test_torchvision_s_cache_is_read(picture_model, pictures, vision, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    refused(lambda: pretrained.encoder("resnet18"), "resnet18-f37072fd.pth", "below TORCH_HOME", "connect to a network")
+    refused(lambda: frozen.encoder("resnet18"), "resnet18-f37072fd.pth", "below TORCH_HOME", "connect to a network")
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(picture_model.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
-    assert torch.equal(pretrained.encoder("resnet18")(pictures), pretrained.encoder(vision)(pictures))
+    assert torch.equal(frozen.encoder("resnet18")(pictures), frozen.encoder(vision)(pictures))
 
 
 # Frozen ----------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def test_torchvision_s_cache_is_read(picture_model, pictures, vision, tmp_path, 
 @pytest.mark.parametrize("kind", ["text", "vision"])
 @pytest.mark.parametrize("fresh", [False, True])
 def test_an_encoder_stays_frozen_and_in_evaluation_mode(bert, vision, pictures, kind, fresh):
-    encoder = pretrained.encoder(bert if kind == "text" else vision, fresh)
+    encoder = frozen.encoder(bert if kind == "text" else vision, fresh)
     x = ids(bert) if kind == "text" else pictures
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     first = encoder(x)
@@ -198,7 +199,7 @@ def test_an_encoder_stays_frozen_and_in_evaluation_mode(bert, vision, pictures, 
 def test_the_reference_has_the_seed_s_weights_and_not_the_checkpoint_s(bert):
     def codes(seed, fresh):
         torch.manual_seed(seed)
-        return pretrained.encoder(bert, fresh)(ids(bert))
+        return frozen.encoder(bert, fresh)(ids(bert))
 
     assert torch.equal(codes(1, False), codes(2, False))
     assert torch.equal(codes(1, True), codes(1, True))
@@ -216,7 +217,7 @@ def test_the_hub_s_cache_is_read(bert, tmp_path, monkeypatch):
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text("0" * 40)
     save_text(place / "snapshots" / ("0" * 40))
-    assert torch.equal(pretrained.encoder("someone/tiny")(ids("someone/tiny")), pretrained.encoder(bert)(ids(bert)))
+    assert torch.equal(frozen.encoder("someone/tiny")(ids("someone/tiny")), frozen.encoder(bert)(ids(bert)))
     (place / "snapshots" / ("0" * 40) / "model.safetensors").unlink()  # as an interrupted download leaves it
     refused(lambda: pretrained.find("someone/tiny"), "someone/tiny", "cache")
 
@@ -239,7 +240,7 @@ def test_the_hub_is_asked_for_no_code_and_no_pickle(bert, tmp_path, monkeypatch)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     refused(lambda: pretrained.find("someone/tiny"), "hub cannot be reached")
     monkeypatch.setattr(pretrained, "hub_is_reachable", lambda: True)
-    assert torch.equal(pretrained.encoder("someone/tiny")(ids("someone/tiny")), pretrained.encoder(bert)(ids(bert)))
+    assert torch.equal(frozen.encoder("someone/tiny")(ids("someone/tiny")), frozen.encoder(bert)(ids(bert)))
     assert {file.suffix for file in (tmp_path / "got").iterdir()} == {".json", ".safetensors"}
     assert len(list((tmp_path / "got").glob("*.safetensors"))) == 1
     (tmp_path / "got" / "model.safetensors").unlink()
@@ -279,12 +280,12 @@ def test_a_pinned_name_takes_no_other_weights(tmp_path):
     pinned = pretrained.pinned(name)
     assert pinned.startswith(f"{name}@")
     assert pretrained.find(pinned).place == tmp_path
-    codes = pretrained.encoder(pinned)(ids(pinned))
+    codes = frozen.encoder(pinned)(ids(pinned))
     save_text(tmp_path, seed=1)
     assert pretrained.pinned(name) != pinned
-    refused(lambda: pretrained.encoder(pinned), str(tmp_path), pinned.split("@")[1], "anew")
+    refused(lambda: frozen.encoder(pinned), str(tmp_path), pinned.split("@")[1], "anew")
     save_text(tmp_path)
-    assert torch.equal(pretrained.encoder(pinned)(ids(pinned)), codes)
+    assert torch.equal(frozen.encoder(pinned)(ids(pinned)), codes)
 
 
 def test_a_pinned_path_holds_from_any_folder(tmp_path, monkeypatch):
@@ -311,7 +312,7 @@ def test_a_package_with_other_weights_is_refused(monkeypatch, tmp_path):
     (package / "__init__.py").write_text("raise AssertionError('no code of a package is run')")
     save_text(package / "model")
     monkeypatch.syspath_prepend(tmp_path)
-    refused(lambda: pretrained.encoder("minilm"), "minilm", "53aa51172d142c89", str(package))
+    refused(lambda: frozen.encoder("minilm"), "minilm", "53aa51172d142c89", str(package))
 
 
 def test_what_is_not_there_says_where_it_was_looked_for_and_what_to_do(monkeypatch, tmp_path):
@@ -329,21 +330,21 @@ def test_what_is_not_there_says_where_it_was_looked_for_and_what_to_do(monkeypat
 def test_what_cannot_be_read_is_one_sentence(tmp_path, vision):
     name = save_text(tmp_path / "text")
     (tmp_path / "text" / "model.safetensors").write_bytes(b"damaged")
-    refused(lambda: pretrained.encoder(name), name, "cannot be read")
+    refused(lambda: frozen.encoder(name), name, "cannot be read")
     other = save_text(tmp_path / "other", hidden_size=32, intermediate_size=64)
-    refused(lambda: pretrained.encoder(other), other)
+    refused(lambda: frozen.encoder(other), other)
     save_text(tmp_path / "less")
     state = load_file(tmp_path / "less" / "model.safetensors")
     lost = "encoder.layer.1.output.dense.weight"
     save_file({k: v for k, v in state.items() if k != lost}, tmp_path / "less" / "model.safetensors", {"format": "pt"})
-    refused(lambda: pretrained.encoder(str(tmp_path / "less")), lost)
+    refused(lambda: frozen.encoder(str(tmp_path / "less")), lost)
     without = save_text(tmp_path / "without", pad_token_id=None)
-    refused(lambda: pretrained.encoder(without), "padding")
+    refused(lambda: frozen.encoder(without), "padding")
     state = load_file(vision)
     del state["conv1.weight"]
     save_file(state, tmp_path / "resnet18.safetensors")
-    refused(lambda: pretrained.encoder(str(tmp_path / "resnet18.safetensors")), "resnet18.safetensors")
-    refused(lambda: pretrained.tokenizer(vision, LENGTH), "no tokenizer")
+    refused(lambda: frozen.encoder(str(tmp_path / "resnet18.safetensors")), "resnet18.safetensors")
+    refused(lambda: frozen.tokenizer(vision, LENGTH), "no tokenizer")
 
 
 def test_no_pickle_is_read(tmp_path, monkeypatch):
@@ -353,11 +354,11 @@ def test_no_pickle_is_read(tmp_path, monkeypatch):
 
     file = tmp_path / "resnet18.pth"
     torch.save({"conv1.weight": Bomb()}, file)
-    refused(lambda: pretrained.encoder(str(file)), str(file), "UnpicklingError")
+    refused(lambda: frozen.encoder(str(file)), str(file), "UnpicklingError")
     name = save_text(tmp_path / "text")
     (tmp_path / "text" / "model.safetensors").unlink()
     torch.save({"x": Bomb()}, tmp_path / "text" / "pytorch_model.bin")
-    refused(lambda: pretrained.encoder(name), "model.safetensors")
+    refused(lambda: frozen.encoder(name), "model.safetensors")
     assert not (tmp_path / "exploded").exists()
     torch.load(file, weights_only=False)  # the control: it does explode where it is read
     assert (tmp_path / "exploded").exists()
@@ -366,9 +367,9 @@ def test_no_pickle_is_read(tmp_path, monkeypatch):
 def test_no_code_of_a_checkpoint_is_run(tmp_path, bert):
     name = save_text(tmp_path / "text", auto_map={"AutoModel": "modeling.Own", "AutoConfig": "modeling.OwnConfig"})
     (tmp_path / "text" / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert torch.equal(pretrained.encoder(name)(ids(name)), pretrained.encoder(bert)(ids(bert)))
+    assert torch.equal(frozen.encoder(name)(ids(name)), frozen.encoder(bert)(ids(bert)))
     other = save_text(tmp_path / "text", auto_map={"AutoModel": "modeling.Own"}, model_type="of_my_own")
-    refused(lambda: pretrained.encoder(other), "cannot be read")
+    refused(lambda: frozen.encoder(other), "cannot be read")
     assert not (tmp_path / "ran").exists()
 
 
@@ -392,12 +393,12 @@ def test_the_table_says_of_every_checkpoint_where_it_is_or_why_not(monkeypatch, 
 
 
 def test_codes_are_made_once_and_are_what_the_encoder_says(bert, monkeypatch):
-    monkeypatch.setattr(training, "CHUNK", 2)
-    encoder, seen = pretrained.encoder(bert), []
+    monkeypatch.setattr(trained_models, "BATCH", 2)
+    encoder, seen = frozen.encoder(bert), []
     encoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     tokens = ids(bert).int()
     data = {"train_x": tokens, "train_y": torch.tensor([0, 1, 0]), "parallel_x": tokens[:1]}
-    codes = training._embedded(encoder, data)
+    codes = trained_models.embedded(encoder, data)
     assert sorted(seen) == [1, 1, 2]
     assert set(codes) == set(data)
     assert codes["train_y"] is data["train_y"]
@@ -410,7 +411,7 @@ def test_a_head_on_codes_learns_what_a_head_behind_the_encoder_learns(vision):
     x = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0, 1, 2])
     model = build(Network("pretrained", checkpoint=vision), "classification", 0, (1, 16, 16), 3, 0)
-    codes = training._embedded(model.encoder, {"x": x, "train_x": x})
+    codes = trained_models.embedded(model.encoder, {"x": x, "train_x": x})
     assert codes["x"] is x
 
     def gradients(whole, given):
@@ -430,33 +431,33 @@ def test_training_a_recipe_trains_the_head_alone(bert, tmp_path, monkeypatch):
     texts = [" ".join(rng.choice(["who", "where", "novel", "about"], 3)) for _ in range(60)]
     y = np.array(["novel" in words for words in texts], dtype=np.int64)
     x = ids(bert, texts).numpy().astype(np.int32)
-    note = {"classes": ["0", "1"], "vocabulary": pretrained.tokenizer(bert, LENGTH).get_vocab_size()}
+    note = {"classes": ["0", "1"], "vocabulary": frozen.tokenizer(bert, LENGTH).get_vocab_size()}
     arrays = {"train_x": x[:40], "train_y": y[:40], "test_x": x[40:], "test_y": y[40:]}
     store.save("arrays", "k", store.Artefact(arrays, note))
     network = Network("pretrained", checkpoint=pretrained.pinned(bert))
     recipe = Recipe("k", "words", "classification", network, Training(3, batch_size=8, lr=1e-2), 0)
     trained, untrained = (
-        training.unpack(r, training.train([r], torch.device("cpu"))[0]) for r in (recipe, recipe.untrained())
+        trained_models.unpack(r, training.train([r], torch.device("cpu"))[0]) for r in (recipe, recipe.untrained())
     )
     assert set(trained.weights) == {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"}
     assert any(name.startswith("encoder.") for name in untrained.weights)
-    codes = pretrained.encoder(bert)(torch.from_numpy(x[40:]).long())
+    codes = frozen.encoder(bert)(torch.from_numpy(x[40:]).long())
     torch.testing.assert_close(torch.from_numpy(trained.spaces["test"]), codes)
     assert np.abs(untrained.spaces["test"] - trained.spaces["test"]).max() > 1e-2
-    restored = training.restore(trained)
+    restored = trained_models.restore(trained)
     answers = restored(torch.from_numpy(x[40:]).long()).argmax(dim=1).numpy()
     assert trained.scores["accuracy"] == (answers == y[40:]).mean()
     torch.testing.assert_close(
-        training.restore(untrained).encoder(torch.from_numpy(x[40:]).long()),
+        trained_models.restore(untrained).encoder(torch.from_numpy(x[40:]).long()),
         torch.from_numpy(untrained.spaces["test"]),
     )
     relative = replace(recipe, anchors=5)
-    weights = training.unpack(relative, training.train([relative], torch.device("cpu"))[0]).weights
+    weights = trained_models.unpack(relative, training.train([relative], torch.device("cpu"))[0]).weights
     assert weights["head.1.weight"].shape == (2, 5)
 
 
 def test_texts_of_another_tokenizer_are_refused(bert):
-    network, size = Network("pretrained", checkpoint=bert), pretrained.tokenizer(bert, LENGTH).get_vocab_size()
+    network, size = Network("pretrained", checkpoint=bert), frozen.tokenizer(bert, LENGTH).get_vocab_size()
     assert build(network, "classification", 0, (LENGTH,), 2, size)(ids(bert)).shape == (3, 2)
     refused(lambda: build(network, "classification", 0, (LENGTH,), 2, size + 1), bert, "tokenizer")
     refused(lambda: build(network, "classification", 0, (3, 8, 8), 2, 0), bert, "not for vision")
@@ -482,7 +483,7 @@ def test_minilm_finds_each_sentence_its_paraphrase():
     ]
 
     def found(fresh):
-        encoder = pretrained.encoder("minilm", fresh)
+        encoder = frozen.encoder("minilm", fresh)
         first, second = (
             nn.functional.normalize(encoder(ids("minilm", list(side), 24))) for side in zip(*pairs, strict=True)
         )
@@ -499,7 +500,7 @@ def test_efficientnet_lite0_sees_what_is_in_a_photograph():
 
     china, flower = (torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in load_sample_images().images)
     squares = torch.stack([china[:, :, 100:527], flower[:, :, 100:527]])
-    encoder = pretrained.encoder("efficientnet-lite0")
+    encoder = frozen.encoder("efficientnet-lite0")
     state = torch.load(pretrained.find("efficientnet-lite0").place, weights_only=True)
     answers = encoder(squares) @ state["_fc.weight"].T + state["_fc.bias"]
     whole = EfficientNet.from_name("efficientnet-lite0")

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from invariances import zoo
+from invariances.zoo import checkpoints as checkpoint_files
 from invariances.zoo import datasets, store, training, workers
-from invariances.zoo.datasets import View
+from invariances.zoo.locating import View
 from invariances.zoo.networks import Model, build
 from invariances.zoo.recipes import Network, Recipe, Training
 from invariances.zoo.stacking import FAMILIES, Stacked
@@ -88,7 +89,7 @@ def test_each_model_s_gradient_is_clipped_by_its_own_norm():
     for model, scale in zip(alone, scales, strict=True):
         for parameter in model.parameters():
             parameter.grad = scale.double() * torch.sin(parameter.detach() * 50)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.CLIP)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.GRADIENT_NORM)
     for parameter in stacked.parameters():
         parameter.grad = torch.sin(parameter.detach() * 50) * scales.double().view(-1, *[1] * (parameter.ndim - 1))
     training._clip(stacked, alone=False)
@@ -206,7 +207,7 @@ def test_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, monkeyp
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     recipes = seeds(count=count, epochs=3, **what)
     undisturbed = training.train(recipes, CPU)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_files, "CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         die_after(patch, steps)
         training.train(recipes, CPU)
@@ -233,7 +234,7 @@ def test_anchors_are_embedded_anew_every_few_steps(monkeypatch, every, times):
 
 def test_a_finished_model_leaves_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_files, "CHECKPOINT_SECONDS", 0.0)
     saved, save = [], store.save
     monkeypatch.setattr(store, "save", lambda kind, *rest: saved.append(kind) or save(kind, *rest))
     zoo.train(seeds(count=1), "cpu")
@@ -255,7 +256,7 @@ def test_the_checkpoint_of_other_models_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     pair = seeds(count=2)
     expected = training.train(pair[:1], CPU)[0]
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_files, "CHECKPOINT_SECONDS", 0.0)
     training.train(pair, CPU)
     assert len(checkpoints(tmp_path)) == 2
     assert training.train(pair[:1], CPU)[0].note == expected.note
@@ -266,7 +267,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(tmp_path, mo
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     recipes = seeds(count=1)
     expected = training.train(recipes, CPU)[0]
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_files, "CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         die_after(patch, 7)
         training.train(recipes, CPU)
@@ -315,7 +316,7 @@ def test_a_gpu_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     gpu, recipes = torch.device("cuda"), seeds(epochs=3, augmentation="light", optimizer="adam")
     undisturbed = training.train(recipes, gpu)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_files, "CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         die_after(patch, 7)
         training.train(recipes, gpu)
@@ -342,6 +343,8 @@ def test_the_bar_of_a_run_counts_epochs(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     sizes = []
     monkeypatch.setattr(workers, "run", lambda unit, items, label, processes, size: map(sizes.append, map(size, items)))
-    monkeypatch.setattr(zoo, "fetch", lambda recipes, device: [store.Artefact({}, {"scores": {}, "machine": ""})])
+    monkeypatch.setattr(
+        zoo.models, "fetch", lambda recipes, device: [store.Artefact({}, {"scores": {}, "machine": ""})]
+    )
     zoo.train([*seeds(count=1), seeds(count=1)[0].untrained(), *seeds(epochs=7, count=1)], "cpu")
     assert sizes == [2, 1, 7]

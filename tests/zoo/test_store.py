@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as arrays
 import invariances
 from invariances.errors import StoreError
 from invariances.zoo import store
+from invariances.zoo.contents import CONTENTS
 from invariances.zoo.store import Artefact
 
 DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
@@ -529,13 +530,13 @@ STORED = {("models", 0), ("models", 1), ("checkpoints", 2), ("arrays", 0)}
 
 
 def test_an_empty_store_lists_nothing():
-    assert store.entries().empty
-    assert store.prune().empty
+    assert store.entries(contents=CONTENTS).empty
+    assert store.prune(store.Selection(), CONTENTS).empty
 
 
 def test_the_listing_says_what_is_stored_and_what_is_left_over():
     fill()
-    frame = store.entries()
+    frame = store.entries(contents=CONTENTS)
     assert listed(frame) == {(*one, "stored") for one in STORED} | {(*one, "leftover") for one in LEFT_OVER}
     model = frame[(frame.kind == "models") & (frame.key == KEYS[0])].iloc[0]
     assert model.what == "digits, cnn-3, classification, 2 epochs, seed 5"
@@ -549,7 +550,7 @@ def test_a_verified_listing_tells_whole_from_damaged():
     fill()
     place = store.path("models", KEYS[1])
     place.write_bytes(flipped(place.read_bytes(), -1))
-    states = {(kind, key): state for kind, key, state in listed(store.entries(verify=True))}
+    states = {(kind, key): state for kind, key, state in listed(store.entries(True, CONTENTS))}
     assert states["models", 1] == "damaged"
     assert states["models", 0] == states["arrays", 0] == states["checkpoints", 2] == "whole"
     assert {one for one, state in states.items() if state == "leftover"} == LEFT_OVER
@@ -559,15 +560,15 @@ def test_a_verified_listing_tells_whole_from_damaged():
 def test_a_note_that_cannot_be_read_does_not_stop_the_listing(content):
     fill()
     store.path("models", KEYS[0]).with_suffix(".json").write_bytes(content)
-    assert len(store.entries()) == len(STORED | LEFT_OVER)
+    assert len(store.entries(contents=CONTENTS)) == len(STORED | LEFT_OVER)
 
 
 def test_a_checkpoint_of_several_models_is_left_over_when_all_are_there():
     fill()
     store.save("checkpoints", KEYS[6], Artefact({}, {"models": [KEYS[0], KEYS[6]]}))
-    assert ("checkpoints", 6, "stored") in listed(store.entries())
+    assert ("checkpoints", 6, "stored") in listed(store.entries(contents=CONTENTS))
     store.save("models", KEYS[6], artefact())
-    assert ("checkpoints", 6, "leftover") in listed(store.entries())
+    assert ("checkpoints", 6, "leftover") in listed(store.entries(contents=CONTENTS))
 
 
 PRUNED = {
@@ -590,11 +591,11 @@ def test_pruning_deletes_what_it_says_and_nothing_else(home, options, gone):
     damaged.write_bytes(flipped(damaged.read_bytes(), -1))
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
-    planned = store.prune(**options, dry_run=True)
+    planned = store.prune(store.Selection(**options), CONTENTS, dry_run=True)
     assert {(kind, key) for kind, key, _ in listed(planned)} == gone
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
-    done = store.prune(**options)
+    done = store.prune(store.Selection(**options), CONTENTS)
     assert listed(done) == listed(planned)
     after = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     pruned = {(path.parent.name, KEYS.index(path.name.partition(".")[0])) for path in set(before) - set(after)}
@@ -615,14 +616,14 @@ def test_nothing_that_a_running_process_works_on_is_pruned(home):
     other = context.Process(target=hold, args=(KEYS[0], ready, done), daemon=True)
     other.start()
     assert ready.wait(60)
-    assert ("models", 0, "in use") in listed(store.entries())
-    assert listed(store.prune(everything=True)) == {("models", 1, "stored")}
+    assert ("models", 0, "in use") in listed(store.entries(contents=CONTENTS))
+    assert listed(store.prune(store.Selection(everything=True), CONTENTS)) == {("models", 1, "stored")}
     assert (home / "models" / f"{KEYS[0]}.safetensors.part").exists()
     done.set()
     other.join(60)
     assert other.exitcode == 0
     assert store.has("models", KEYS[0])
-    assert ("models", 0, "stored") in listed(store.entries())
+    assert ("models", 0, "stored") in listed(store.entries(contents=CONTENTS))
 
 
 def test_remove_deletes_the_note_first_and_nothing_else(home, monkeypatch):

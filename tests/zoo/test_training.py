@@ -7,7 +7,8 @@ import torch
 
 from invariances import zoo
 from invariances.zoo import datasets, store, training
-from invariances.zoo.datasets import View
+from invariances.zoo import trained as trained_models
+from invariances.zoo.locating import View
 from invariances.zoo.recipes import Network, Recipe, Training
 
 CPU = torch.device("cpu")
@@ -124,7 +125,7 @@ def test_no_two_recipes_share_initial_weights(monkeypatch):
         "relative": recipe(anchors=50),
         "untrained": recipe().untrained(),
     }
-    fresh, build = {}, training.fresh_model
+    fresh, build = {}, trained_models.fresh_model
 
     def watched(*given):
         model = build(*given)
@@ -144,7 +145,7 @@ def test_no_epoch_leaves_the_fresh_weights():
     one = recipe(epochs=0)
     artefact = train_alone(one)
     torch.manual_seed(int(one.key("cpu-fp32")[:12], 16))
-    fresh = training.fresh_model(one, datasets.load(one.data)).state_dict()
+    fresh = trained_models.fresh_model(one, datasets.load(one.data)).state_dict()
     assert artefact.note["losses"] == []
     assert {f"weights.{name}" for name in fresh} < set(artefact.arrays)
     for name, tensor in fresh.items():
@@ -226,7 +227,7 @@ def test_an_autoencoder_restores_what_augmentation_has_changed(monkeypatch):
 @pytest.mark.parametrize("name", ["classifier", "relative classifier", "autoencoder", "untrained"])
 def test_a_restored_model_makes_the_stored_codes(models, name):
     trained, arrays = models[name], datasets.load(digits().key).arrays
-    encoder = training.restore(trained).encoder
+    encoder = trained_models.restore(trained).encoder
     for split, pictures in (("test", arrays["test_x"]), ("pool", arrays["train_x"])):
         with torch.no_grad():
             codes = encoder(torch.from_numpy(pictures).float() / 255)
@@ -247,7 +248,7 @@ def test_the_stored_score_is_what_the_restored_head_reaches_on_the_stored_codes(
     if trained.recipe.anchors:
         read = cosines(read, trained.spaces["pool"][: trained.recipe.anchors])
     with torch.no_grad():
-        answer = training.restore(trained).head(torch.from_numpy(read).float()).numpy()
+        answer = trained_models.restore(trained).head(torch.from_numpy(read).float()).numpy()
     if "autoencoder" in name:
         error = ((answer.astype(float) - arrays["test_x"] / 255) ** 2).mean()
         assert trained.scores == {"mse": pytest.approx(error, rel=1e-4)}
@@ -260,11 +261,13 @@ def test_the_pool_is_the_parallel_sentences_where_there_are_some():
     view = View("amazon-de", "builtin", 60, 20, tokenizer="byte-bpe", vocabulary=300, length=12, n_parallel=33)
     prepared = datasets.prepare(view)
     one = recipe(prepared, epochs=0, network=Network("roberta", 1, 16, heads=2))
-    trained = training.unpack(one, train_alone(one))
+    trained = trained_models.unpack(one, train_alone(one))
     sentences = torch.from_numpy(datasets.load(prepared.key).arrays["parallel_x"]).long()
     assert trained.spaces["pool"].shape == (33, 16)
     with torch.no_grad():
-        np.testing.assert_allclose(trained.spaces["pool"], training.restore(trained).encoder(sentences), atol=1e-5)
+        np.testing.assert_allclose(
+            trained.spaces["pool"], trained_models.restore(trained).encoder(sentences), atol=1e-5
+        )
 
 
 def test_what_is_stored_says_how_it_was_made(models, classifier):
@@ -283,7 +286,7 @@ def test_quality_of_classification_by_hand(seed):
     answers, truth = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 1, 2])
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
     outputs = torch.eye(3)[answers] * 7 - 3
-    scores = training.quality("classification", outputs[order], truth[order])
+    scores = trained_models.quality("classification", outputs[order], truth[order])
     f1 = [2 / 3, 4 / 5, 1]
     assert scores == {
         "accuracy": pytest.approx(4 / 5),
@@ -294,13 +297,13 @@ def test_quality_of_classification_by_hand(seed):
 
 def test_quality_of_reconstruction_by_hand():
     outputs, targets = torch.tensor([[0.0, 0.5], [1.0, 0.25]]), torch.tensor([[0.0, 1.0], [0.0, 0.25]])
-    assert training.quality("reconstruction", outputs, targets) == {"mse": pytest.approx((0.25 + 1) / 4)}
+    assert trained_models.quality("reconstruction", outputs, targets) == {"mse": pytest.approx((0.25 + 1) / 4)}
 
 
 def test_inputs_are_pictures_from_0_to_1_and_tokens_as_they_are():
-    pictures = training.inputs(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    pictures = trained_models.inputs(torch.tensor([0, 51, 255], dtype=torch.uint8))
     torch.testing.assert_close(pictures, torch.tensor([0.0, 0.2, 1.0]))
-    tokens = training.inputs(torch.tensor([0, 51, 999], dtype=torch.int32))
+    tokens = trained_models.inputs(torch.tensor([0, 51, 999], dtype=torch.int32))
     assert (tokens.dtype, tokens.tolist()) == (torch.int64, [0, 51, 999])
 
 
@@ -354,8 +357,8 @@ def test_models_that_are_there_are_not_trained_again(fresh_home, monkeypatch):
     first, second, third = (recipe(epochs=0, seed=seed) for seed in range(3))
     zoo.train([first, second, first], "cpu", processes=1)
     assert made == [first, second]
-    assert zoo.in_store(first, CPU)
-    assert not zoo.in_store(third, CPU)
+    assert zoo.models.in_store(first, CPU)
+    assert not zoo.models.in_store(third, CPU)
     trained = zoo.train([third, second], "cpu", processes=1)
     assert made == [first, second, third]
     assert list(trained) == [third, second]
@@ -390,7 +393,7 @@ def test_cuda_without_a_gpu_is_one_sentence(monkeypatch):
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="torch sees no GPU"):
         zoo.train([recipe(epochs=0, seed=99)], "cuda")
-    assert not zoo.in_store(recipe(epochs=0, seed=99), CPU)
+    assert not zoo.models.in_store(recipe(epochs=0, seed=99), CPU)
 
 
 @pytest.mark.parametrize(
@@ -413,11 +416,11 @@ def test_a_gpu_trains_as_well_and_its_models_run_on_the_cpu(fresh_home):
     trained = zoo.train([classifier, autoencoder], "cuda")
     assert trained[classifier].scores["accuracy"] > 0.8
     assert np.isfinite(trained[autoencoder].scores["mse"])
-    assert zoo.in_store(classifier, torch.device("cuda"))
-    assert not zoo.in_store(classifier, CPU)
+    assert zoo.models.in_store(classifier, torch.device("cuda"))
+    assert not zoo.models.in_store(classifier, CPU)
     pictures = torch.from_numpy(datasets.load(digits().key).arrays["test_x"]).float() / 255
     with torch.no_grad():
-        codes = training.restore(trained[classifier]).encoder(pictures).numpy()
+        codes = trained_models.restore(trained[classifier]).encoder(pictures).numpy()
     assert np.abs(codes - trained[classifier].spaces["test"]).max() < 0.01 * np.abs(codes).max()
 
 

@@ -132,6 +132,7 @@ def test_a_lost_worker_costs_a_retry_and_not_the_run(tmp_path):
 
 def test_a_script_that_workers_cannot_import_is_told_what_to_do():
     script = """
+from invariances.errors import WorkersError
 from invariances.zoo import workers
 try:
     list(workers.run(abs, [1, 2], "test", 2))
@@ -139,7 +140,7 @@ except WorkersError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable], input=script, capture_output=True, text=True, timeout=120, check=True, cwd=os.sep
+        [sys.executable], input=script, capture_output=True, text=True, timeout=600, check=True, cwd=os.sep
     )
     assert "put what trains under `if __name__ == '__main__':`" in done.stdout
     assert done.stdout.count("\n") == 1
@@ -333,7 +334,7 @@ def sentence(caught):
 
 @pytest.mark.parametrize("cluster", ["tcp://127.0.0.1:9", "nonsense", "file", "empty"])
 def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch, capfd, cluster):
-    monkeypatch.setattr(workers, "REACH", 1)
+    monkeypatch.setattr(workers, "SCHEDULER_TIMEOUT", 1)
     if cluster in ("file", "empty"):
         content, cluster = "not json" if cluster == "file" else "{}", str(tmp_path / "scheduler.json")
         Path(cluster).write_text(content)
@@ -362,10 +363,10 @@ def test_a_machine_that_stood_still_is_given_a_second_chance(failures):
         return "started"
 
     if failures < 2:
-        assert workers._patiently(start) == "started"
+        assert workers._started_twice(start) == "started"
     else:
         with pytest.raises(RuntimeError, match="more than 10 s to start a thread, twice"):
-            workers._patiently(start)
+            workers._started_twice(start)
 
 
 def test_ctrl_c_is_put_off_until_the_block_ends():

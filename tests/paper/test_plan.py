@@ -6,18 +6,33 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
+from invariances import align, zoo
 from invariances.errors import ParameterError, PretrainedError
-from invariances.paper import sections, tables
+from invariances.paper import frames, plan, tables
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS
 from invariances.paper.settings import check
-from invariances.zoo import builtin, datasets, pretrained, store
+from invariances.zoo import builtin, datasets, locating, pretrained, store
 
 AUTOENCODERS = ("Autoencoder 0", "Autoencoder 1")
 
 
 def _plan(section, **given):
-    return sections.plan(check(section, given))
+    return list(plan.rows(check(section, given)).values())
+
+
+def _models(group):
+    fields = (group.recipes, group.untrained, group.relative, group.shared)
+    return [recipe for field in fields for recipe in field.values()]
+
+
+def _aligned(settings):
+    rows = plan.rows(settings)
+    zoo.train(plan.recipes(rows))
+    anchors = plan.anchors(rows)
+    spaces, labels = zoo.embed(plan.compared(rows), anchors), zoo.labels(plan.one_model(rows), anchors)
+    table = align(spaces, anchors, metrics=[settings.metric], labels=labels, workers=zoo.spread)
+    return frames.described(table, rows, settings)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -26,7 +41,7 @@ def test_every_row_is_planned_with_its_own_models(section):
     assert [p.row.name for p in planned] == [row.name for row in ROWS[section]]
     for p in planned:
         for group in p.groups:
-            recipes = group.all_recipes
+            recipes = _models(group)
             assert len(set(recipes)) == len(recipes)
             assert len({recipe.key("cpu-fp32") for recipe in recipes}) == len(recipes)
             assert all(recipe.training.epochs == 0 for recipe in group.untrained.values())
@@ -37,16 +52,15 @@ def test_every_row_is_planned_with_its_own_models(section):
 def test_the_conditions_of_a_row_share_no_initialization():
     for p in _plan("training"):
         first, second = p.groups
-        assert not set(first.all_recipes[:3]) & set(second.all_recipes[:3])
+        assert not set(_models(first)[:3]) & set(_models(second)[:3])
 
 
 def test_rows_left_out_say_why_and_keep_their_reported_numbers():
     planned = _plan("initialization", datasets="trec")
     assert [p.row.name for p in planned if not p.not_run] == ["TREC"]
     reasons = {p.row.name: p.not_run for p in planned if p.not_run}
-    table = tables.alignment(
-        "initialization", pd.DataFrame(columns=["row", "group_a", "group_b", "invariance", "reference"]), reasons
-    )
+    empty = pd.DataFrame(columns=["row", "group_a", "group_b", "invariance", "kind"])
+    table = tables.alignment("initialization", empty, {}, reasons)
     assert len(table) == len(ROWS["initialization"]) * len(INVARIANCES)
     assert (table.Measured == "not run").all()
     assert table.set_index(["Row", "Invariance"]).Reported["MNIST", "Raw (Abs)"] == "0.23 ± 0.12"
@@ -60,16 +74,37 @@ def test_an_explicit_size_that_is_too_large_is_an_error(name, value):
     assert "\n" not in str(error.value)
 
 
-def test_the_head_of_each_language_has_an_untrained_encoder_of_each(monkeypatch):
-    monkeypatch.setattr(sections, "codes", lambda planned, name, model: (name, model))
-    for planned in _plan("stitching"):
-        untrained = {name: f"codes of {name}" for group in planned.groups for name in group.untrained}
-        found = sections._outsiders(SimpleNamespace(planned=planned, untrained=untrained))
-        if planned.row.name == "Amazon (Cross-lingual)":
-            assert found == {f"untrained {x}": (f"{x} 0", f"codes of {x} 0") for x in ("en", "de")}
+def test_the_head_of_each_language_has_an_untrained_encoder_of_each():
+    rows = plan.rows(check("stitching", {}))
+    for name, found in plan.untrained_encoders(rows).items():
+        if name == "Amazon (Cross-lingual)":
+            assert set(found) == {"untrained en", "untrained de"}
         else:
-            first = f"{planned.groups[0].variant.label} 0"
-            assert found == {"untrained": (first, f"codes of {first}")}
+            assert set(found) == {"untrained"}
+        assert set(found.values()) <= {r for group in rows[name].groups for r in group.untrained.values()}
+
+
+def test_every_kind_and_every_connection_has_its_models():
+    rows = plan.rows(check("training", {"datasets": "cifar-10"}))
+    compared = plan.compared(rows)
+    (name,) = plan.trained(rows)
+    assert set(compared) == {(name, kind) for kind in plan.KINDS}
+    assert compared[name, "self"] == compared[name, "trained"]
+    assert set(compared[name, "same initialization"]) == {"SGD shared 0", "Adam shared 0"}
+    rows = plan.rows(check("stitching", {"datasets": "mnist"}))
+    stitched = plan.stitched(rows)
+    assert set(stitched["MNIST", "relative"].values()) == set(plan.trained(rows, "relative")["MNIST"].values())
+    assert all(recipe.base in stitched["MNIST", "affine"].values() for recipe in stitched["MNIST", "product"].values())
+    assert ("MNIST, classification", "relative") not in stitched
+    assert plan.quality(rows) == {"MNIST": "mse", "MNIST, classification": "f1"}
+    assert plan.autoencoders(rows) == ["MNIST"]
+
+
+def test_pairs_are_those_across_groups_where_there_are_several():
+    (pairs,) = plan.pairs(plan.rows(check("training", {"datasets": "cifar-10", "seeds": 2}))).values()
+    assert sorted(pairs) == [(f"SGD {i}", f"Adam {j}") for i in range(2) for j in range(2)]
+    pairs = plan.pairs(plan.rows(check("initialization", {"datasets": "trec", "seeds": 3})))
+    assert pairs == {"TREC": [("BERT 0", "BERT 1"), ("BERT 0", "BERT 2"), ("BERT 1", "BERT 2")]}
 
 
 def test_overrides_reach_the_recipes():
@@ -95,29 +130,44 @@ def test_cross_lingual_groups_have_parallel_anchors_and_the_stand_in_says_so():
 
 
 def test_another_metric_and_untrained_models_only():
-    settings = check("initialization", {"datasets": "mnist", "seeds": 3, "epochs": 0, "metric": "cka"})
-    study = sections.run(settings)
-    assert set(study.frame.metric) == {"cka"}
-    absolute = study.frame[(study.frame.invariance == "absolute") & (study.frame.reference == "trained")]
-    relative = study.frame[(study.frame.invariance == "relative") & (study.frame.reference == "trained")]
+    frame = _aligned(check("initialization", {"datasets": "mnist", "seeds": 3, "epochs": 0, "metric": "cka"}))
+    assert set(frame.metric) == {"cka"}
+    absolute = frame[(frame.invariance == "absolute") & (frame.kind == "trained")]
+    relative = frame[(frame.invariance == "relative") & (frame.kind == "trained")]
     assert absolute.score.between(0, 1).all()
     assert not (absolute.score.to_numpy() == relative.score.to_numpy()).all()
 
 
 def test_rows_scored_side_by_side_are_the_rows_scored_one_by_one():
     settings = check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0})
-    study = sections.run(settings)
-    alone = [sections._scored(result.planned, settings)[1] for result in study.rows.values()]
-    assert len(alone) == 2
-    pd.testing.assert_frame_equal(pd.concat(alone, ignore_index=True), study.frame, check_exact=True)
+    rows = plan.rows(settings)
+    zoo.train(plan.recipes(rows))
+    anchors = plan.anchors(rows)
+    spaces = zoo.embed(plan.compared(rows), anchors)
+    beside, alone = align(spaces, anchors, workers=zoo.spread), align(spaces, anchors)
+    pd.testing.assert_frame_equal(alone, beside, check_exact=True)
 
 
-def test_saved_table_is_whole_and_leaves_no_part(tmp_path):
-    study = sections.run(check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0}))
-    path = study.save(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["initialization.csv", "initialization_models.csv"]
-    assert set(pd.read_csv(tmp_path / "initialization_models.csv").model) == {"CNN-3 0", "CNN-3 1", *AUTOENCODERS}
-    assert len(pd.read_csv(path)) == len(study.frame)
+def test_a_saved_table_is_whole_and_leaves_no_part(tmp_path):
+    rows = plan.rows(check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0}))
+    models = zoo.train(plan.recipes(rows))
+    read = frames.save_table(frames.model_scores(rows, models), "initialization_models", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["initialization_models.csv"]
+    assert set(read.model) == {"CNN-3 0", "CNN-3 1", *AUTOENCODERS}
+
+
+def test_alignment_stands_beside_the_stitching_of_either_direction():
+    stitched = pd.DataFrame(
+        [("r", a, b, "affine", c) for a, b in ("xy", "yx") for c in ("none", "shuffled anchors")]
+        + [("r", a, b, "absolute", "none") for a, b in ("xy", "yx")],
+        columns=["row", "model_a", "model_b", "invariance", "control"],
+    )
+    aligned = pd.DataFrame(
+        [("r", "x", "y", "affine", 0.1), ("r", "y", "x", "affine", 0.2), ("r", "x", "y", "absolute", 0.3)],
+        columns=["row", "model_a", "model_b", "invariance", "score"],
+    ).assign(null=0.0, calibrated=0.5)
+    found = frames.with_alignment(stitched, aligned)
+    assert found.alignment.fillna(-1).tolist() == [0.1, -1, 0.2, -1, 0.3, 0.3]
 
 
 @pytest.fixture
@@ -130,7 +180,7 @@ def checkpoints(monkeypatch):
         return datasets.Prepared(f"{len(views)}", view.dataset, "here", ("0", "1"), 500, 50, view.n_parallel, 30)
 
     monkeypatch.setattr(pretrained, "pinned", lambda name: f"{name}@0123")
-    monkeypatch.setattr(datasets, "View", lambda **given: SimpleNamespace(**{"n_parallel": 0, **given}))
+    monkeypatch.setattr(locating, "View", lambda **given: SimpleNamespace(**{"n_parallel": 0, **given}))
     monkeypatch.setattr(datasets, "prepare", prepare)
     return views
 
@@ -147,7 +197,7 @@ def test_full_texts_have_one_model_for_each_checkpoint_with_its_own_tokens(check
     assert [view.tokenizer for view in checkpoints] == [r.network.checkpoint for r in group.recipes.values()]
     assert [recipe.data for recipe in group.recipes.values()] == ["1", "2", "3"]
     assert all(recipe.network.fresh for recipe in group.untrained.values())
-    assert len(set(group.all_recipes)) == 6
+    assert len(set(_models(group))) == 6
     (planned,) = (p for p in _plan("initialization", profile="full", datasets="trec", seeds=2) if not p.not_run)
     assert _checkpoints(planned.groups[0]) == list(PROFILES["full"].checkpoints["bert"][:2])
 
@@ -171,17 +221,16 @@ def test_the_checkpoints_that_are_compared_read_texts_and_have_codes_of_one_widt
 def test_other_profiles_train_from_scratch(checkpoints, profile):
     for section in SECTIONS:
         for p in _plan(section, profile=profile):
-            assert all(recipe.network.checkpoint == "" for group in p.groups for recipe in group.all_recipes)
+            assert all(recipe.network.checkpoint == "" for group in p.groups for recipe in _models(group))
 
 
 def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     settings = check("initialization", {"profile": "full", "datasets": "trec", "data": "builtin"})
-    reason = {p.row.name: p.not_run for p in sections.plan(settings)}["TREC"]
+    reason = plan.cost(settings).set_index("row")["data"]["TREC"]
     assert "bert-base-cased is missing" in reason
-    assert sections.plan_table(settings).set_index("row")["data"]["TREC"] == reason
     with pytest.raises(PretrainedError, match="no row of initialization can be run; the checkpoint bert"):
-        sections.run(settings)
+        plan.rows(settings)
 
 
 # Small samples, and what a run would cost --------------------------------------------------------
@@ -223,29 +272,30 @@ def test_a_held_back_sample_runs_at_laptop_size_and_is_named(
     monkeypatch.setenv("INVARIANCES_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path / "home"))
     given = {"profile": "laptop", "datasets": name, "seeds": 2, "epochs": 1}
-    study = sections.run(check("initialization", given))
-    row = next(iter(study.rows.values())).planned.groups[0]
+    settings = check("initialization", given)
+    row = next(p for p in plan.rows(settings).values() if not p.not_run).groups[0]
     assert (row.prepared.n_train, row.prepared.n_test, row.anchors) == (n_train, n_test, anchors)
-    assert set(study.frame.n_train) == {n_train}
-    assert study.frame.score.notna().all()
+    frame = _aligned(settings)
+    assert set(frame.n_train) == {n_train}
+    assert frame.score.notna().all()
     for size in ("samples", "anchors"):
         with pytest.raises(ParameterError, match="give at most so many"):
-            sections.plan(check("initialization", {**given, size: n_train + 1}))
+            plan.rows(check("initialization", {**given, size: n_train + 1}))
 
 
 def test_a_dry_run_says_how_long_and_how_large(tmp_path, monkeypatch):
     monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     given = {"datasets": "mnist", "seeds": 2, "epochs": 2}
-    short = sections.plan_table(check("stitching", given)).set_index("row")
-    long = sections.plan_table(check("stitching", {**given, "epochs": 40})).set_index("row")
+    short = plan.cost(check("stitching", given)).set_index("row")
+    long = plan.cost(check("stitching", {**given, "epochs": 40})).set_index("row")
     assert short["to train"]["MNIST"] == short["models"]["MNIST"] == 2 + 2 + 2  # absolute, relative and untrained
     assert short["heads"]["MNIST"] == 2
     assert 5 < long["core minutes"]["MNIST"] / short["core minutes"]["MNIST"] < 40  # twenty times the epochs
     settings = check("stitching", given)
-    sections.run(settings)
+    zoo.train(plan.recipes(plan.rows(settings)))
     stored = store.entries()
     stored = stored[stored["kind"] == "models"]
     assert short["MB"].sum() * 2**20 == pytest.approx(stored["bytes"].sum(), rel=0.05)
-    after = sections.plan_table(settings)
+    after = plan.cost(settings)
     assert after["to train"].sum() == after["core minutes"].sum() == after["MB"].sum() == 0
     assert after["heads"].sum() == 0

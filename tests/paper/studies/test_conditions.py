@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from invariances.pairs import interval
-from invariances.paper import conditions
+from invariances.intervals import interval
 from invariances.paper.rows import INVARIANCES
+from invariances.paper.studies import conditions
 
 ROW = "CIFAR-10: SGD vs Adam"
 
@@ -31,7 +31,7 @@ def _frame(level, groups=("SGD", "Adam"), seeds=4, noise=0.01, control=None, row
         if control is not None:
             ends = [f"{group} shared 0" for group in groups]
             lines.append((row, *ends, *groups, invariance, control, control, "same initialization"))
-    columns = ["row", "model_a", "model_b", "group_a", "group_b", "invariance", "calibrated", "score", "reference"]
+    columns = ["row", "model_a", "model_b", "group_a", "group_b", "invariance", "calibrated", "score", "kind"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -63,7 +63,7 @@ def test_cells_are_the_planted_levels_and_their_difference():
 def test_intervals_are_over_models_by_brute_force():
     """Three models: the delete-one jackknife with a t of 2 degrees, written out; the longer tail may be stretched."""
     frame = _frame(_planted, seeds=3, noise=0.05)
-    own = frame[(frame.invariance == "relative") & (frame.reference == "trained")]
+    own = frame[(frame.invariance == "relative") & (frame.kind == "trained")]
     pairs = own[(own.group_a == "SGD") & (own.group_b == "SGD")]
     left_out = np.array(
         [
@@ -84,7 +84,7 @@ def test_intervals_are_over_models_by_brute_force():
 
 def _brute_p(frame, invariance):
     """Every way to deal the models to two conditions, with plain loops over dictionaries."""
-    own = frame[(frame.invariance == invariance) & (frame.reference == "trained")]
+    own = frame[(frame.invariance == invariance) & (frame.kind == "trained")]
     scores = {}
     for a, b, score in zip(own.model_a, own.model_b, own.calibrated, strict=True):
         scores.setdefault(frozenset((a, b)), []).append(score)
@@ -113,27 +113,27 @@ def test_p_is_the_share_of_all_relabellings(noise):
         assert found.p["relative"] == pytest.approx(2 / 70)  # the given deal and its mirror image
 
 
+def _p(frame):
+    """What the table says of pairs across, under the relative invariance."""
+    found = conditions.cells(frame)
+    return found.p[(found.kind == "across") & (found.invariance == "relative")].item()
+
+
 def test_relabelling_rejects_rarely_where_the_condition_does_not_matter():
     rng = np.random.default_rng(1)
     ps = []
-    for _ in range(150):
+    for _ in range(80):
         effects = {f"{group} {i}": rng.normal() for group in ("SGD", "Adam") for i in range(4)}
         frame = _frame(lambda a, b: 0.0)
         frame = frame[frame.invariance == "relative"].copy()
-        sums = frame.model_a.map(effects) + frame.model_b.map(effects) + rng.normal(size=len(frame))
-        frame["calibrated"] = sums
-        trained = frame[frame.reference == "trained"]
-        groups = ([f"SGD {i}" for i in range(4)], [f"Adam {i}" for i in range(4)])
-        ps.append(conditions._relabelled(trained, groups))
+        frame["calibrated"] = frame.model_a.map(effects) + frame.model_b.map(effects) + rng.normal(size=len(frame))
+        ps.append(_p(frame))
     assert 0.01 <= np.mean(np.array(ps) <= 0.1) <= 0.2
     assert 0.4 < np.mean(ps) < 0.65
 
 
 def test_more_models_than_can_all_be_dealt_are_drawn():
-    groups = tuple([f"{group} {i}" for i in range(11)] for group in ("SGD", "Adam"))
-    frame = _frame(_planted, seeds=11)
-    own = frame[(frame.invariance == "relative") & (frame.reference == "trained")]
-    assert conditions._relabelled(own, groups) == pytest.approx(1 / 10_000)
+    assert _p(_frame(_planted, seeds=11)) == pytest.approx(1 / 10_000)
 
 
 def test_rows_of_one_group_or_three_are_left_out():
@@ -155,13 +155,12 @@ def test_table_and_figure_follow_from_the_csv(tmp_path):
     assert line["Across minus within"] == "-0.30"
     assert line["Control: same initial weights"] == "0.95"
     assert line["Models"] == "4 + 4"
-    figure = conditions.figure(again)
-    (ax,) = figure.axes
+    (ax,) = conditions.figure(again).figure.axes
     assert ax.get_title() == ROW
     marks = {line.get_label(): line for line in ax.lines}
     assert marks["control: one pair across, same initial weights"].get_ydata() == pytest.approx([0.95] * 4)
     drawn = np.concatenate([x.get_ydata() for x in ax.lines if x.get_label() == "pairs within the first condition"])
-    within = frame[(frame.reference == "trained") & (frame.group_a == "SGD") & (frame.group_b == "SGD")]
+    within = frame[(frame.kind == "trained") & (frame.group_a == "SGD") & (frame.group_b == "SGD")]
     assert sorted(drawn) == pytest.approx(sorted(within.calibrated))
 
 

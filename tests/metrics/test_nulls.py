@@ -10,8 +10,9 @@ from planted import related
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import chi2, norm, ortho_group, rankdata
 
-from invariances import nulls, similarity
-from invariances.similarity import METRICS, compare, procrustes
+from invariances.metrics import neighbours as neighbour_family
+from invariances.metrics import nulls
+from invariances.metrics.table import METRICS, compare, procrustes
 
 BIASED = ["cka", "cka_rbf", "cca"]
 HOLLOW = ["cka_debiased", "cka_rbf_debiased", "rsa", "rsa_pearson"]
@@ -68,7 +69,7 @@ def dissimilarities(x, ranked):
 def neighbours(x):
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     similar = unit @ unit.T - 10 * np.eye(len(x))
-    threshold = np.sort(similar, axis=1)[:, -similarity.NEIGHBOURS, None]
+    threshold = np.sort(similar, axis=1)[:, -neighbour_family.NEIGHBOURS, None]
     return (similar >= threshold).astype(float)
 
 
@@ -103,7 +104,7 @@ def shuffled_scores(metric, x, y, orders):
     if metric == "cca":
         size = min(x.shape[1], y.shape[1])
     if metric == "mutual_knn":
-        size = len(x) * similarity.NEIGHBOURS
+        size = len(x) * neighbour_family.NEIGHBOURS
     return np.array([(k * g[np.ix_(p, p)]).sum() / size for p in orders])
 
 
@@ -141,7 +142,7 @@ def test_mean_and_deviation_are_exact_over_all_permutations(metric, n, d, m):
 @pytest.mark.parametrize("n", [6, 7])
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_the_mean_of_common_neighbours_is_exact_over_all_permutations(n, k, monkeypatch):
-    monkeypatch.setattr(similarity, "NEIGHBOURS", k)
+    monkeypatch.setattr(neighbour_family, "NEIGHBOURS", k)
     x, y = related(n, 4, 3)
     scores = shuffled_scores("mutual_knn", x, y, all_orders(n))
     found = compare(x, y, "mutual_knn")
@@ -170,7 +171,7 @@ def test_the_variance_of_rsa_depends_on_the_row_effects():
 @pytest.mark.parametrize("labels", [[0, 1, 0, 0, 1, 2, 1], [0, 0, 1, 1, 1, 1, 1], [3, 3, 3, 0, 1, 2, 5]], ids=str)
 def test_the_within_class_null_is_exact_over_all_such_permutations(metric, labels, monkeypatch):
     """Classes of one sample, whose block has no rest to average, among them."""
-    monkeypatch.setattr(similarity, "NEIGHBOURS", 2)
+    monkeypatch.setattr(neighbour_family, "NEIGHBOURS", 2)
     labels = np.array(labels)
     x, y = related(7, d=3, m=3)
     orders = all_orders(7, labels)
@@ -181,7 +182,7 @@ def test_the_within_class_null_is_exact_over_all_such_permutations(metric, label
 
 @pytest.mark.parametrize("metric", ["cosine", *BIASED, "cka_debiased", "cka_rbf_debiased", "mutual_knn"])
 def test_the_within_class_null_of_unequal_widths(metric, monkeypatch):
-    monkeypatch.setattr(similarity, "NEIGHBOURS", 2)
+    monkeypatch.setattr(neighbour_family, "NEIGHBOURS", 2)
     labels = np.array([0, 1, 0, 1, 1, 2, 1])
     x, y = related(7, d=5, m=2)
     expected = shuffled_scores(metric, x, y, all_orders(7, labels)).mean()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from invariances.paper import definitions
+from invariances.paper.studies import definitions
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_shares_are_those_of_the_reported_table():
 
 
 def test_raw_and_scale_are_compared_pair_by_pair():
-    line = {"row": "MNIST", "metric": "cosine", "reference": "trained", "model_a": "a", "model_b": "b"}
+    line = {"row": "MNIST", "metric": "cosine", "kind": "trained", "model_a": "a", "model_b": "b"}
     frame = pd.DataFrame(
         [{**line, "invariance": "absolute", "score": 0.2}, {**line, "invariance": "scale", "score": 0.5}]
     )

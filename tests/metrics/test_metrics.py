@@ -12,9 +12,10 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import binom, ortho_group, pearsonr, spearmanr
 from sklearn.metrics.pairwise import cosine_similarity
 
-from invariances import similarity
 from invariances.errors import SpaceError
-from invariances.similarity import METRICS, PERMUTATIONS, cka, compare, cosine, pairwise, procrustes
+from invariances.metrics import score as metric_form
+from invariances.metrics.nulls import PERMUTATIONS
+from invariances.metrics.table import METRICS, cka, compare, cosine, pairwise, procrustes
 
 OPERATIONS = [
     "isotropic-scale",
@@ -522,7 +523,7 @@ def test_quadratic_metrics_use_the_same_rows_of_every_space(metric, monkeypatch)
     x, y = related(n=90)
     labels = np.arange(90) // 3
     whole = compare(x, y, metric, labels)
-    monkeypatch.setattr(similarity, "SUBSAMPLE", 25)
+    monkeypatch.setattr(metric_form, "SUBSAMPLE", 25)
     rows = np.sort(np.random.default_rng(0).choice(90, 25, replace=False))
     assert len(set(labels[rows])) < 30, "classes get lost, so that labels must be coded anew"
     found = compare(x, y, metric, labels)
@@ -534,7 +535,7 @@ def test_quadratic_metrics_use_the_same_rows_of_every_space(metric, monkeypatch)
 
 
 def test_the_subsample_is_two_thousand_rows_drawn_by_seed_zero():
-    assert similarity.SUBSAMPLE == 2000
+    assert metric_form.SUBSAMPLE == 2000
     x, y = related(n=2050, d=3, m=3)
     rows = np.sort(np.random.default_rng(0).choice(2050, 2000, replace=False))
     assert pairwise([x, y], "rsa_pearson").iloc[0, 1] == pairwise([x[rows], y[rows]], "rsa_pearson").iloc[0, 1]

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from invariances import kernels, similarity, spaces
-from invariances.kernels import cheaper, linear_products
-from invariances.similarity import compare, pairwise
+from invariances import spaces
+from invariances.metrics import cka as cka_family
+from invariances.metrics import kernels
+from invariances.metrics.kernels import cheaper, linear_products
+from invariances.metrics.table import METRICS, compare, pairwise
 
 METHODS = ["features", "gram"]
 WIDTHS = (5, 12, 3, 40)
@@ -254,7 +256,7 @@ def test_the_numerics_demo_from_products_and_gram_matrices(method):
     y = rng.randn(100, 10) + x
     inner, diagonals, traces = linear_products([torch.from_numpy(x), torch.from_numpy(y)], method)
     assert round(float(inner[0, 1] / (inner[0, 0] * inner[1, 1]).sqrt()), 5) == 0.55761
-    debiased = similarity.u_inner(inner, diagonals, torch.outer(traces, traces), 100)
+    debiased = cka_family.u_inner(inner, diagonals, torch.outer(traces, traces), 100)
     assert round(float(debiased[0, 1] / (debiased[0, 0] * debiased[1, 1]).sqrt()), 5) == 0.51346
 
 
@@ -302,7 +304,7 @@ def test_pairs_by_streaming_equal_pairs_one_by_one(method, tiny_tiles):
 
 def test_prepared_spaces_give_the_same_pairs_and_keep_their_norms():
     for name in ("cka", "cka_debiased"):
-        metric = similarity.METRICS[name]
+        metric = METRICS[name]
         states = [metric.prepare(torch.from_numpy(x), None) for x in several()]
         table = metric.scores(states)
         np.testing.assert_allclose(table, expected_cka(several(), name == "cka_debiased"), atol=1e-10)

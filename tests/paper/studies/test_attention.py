@@ -1,4 +1,3 @@
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +8,15 @@ from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group, ttest_1samp
 from torch import nn
 
-from invariances.paper import attention, sections
+from invariances import zoo
+from invariances.paper import plan
 from invariances.paper.frames import save_table
 from invariances.paper.settings import check
-from invariances.zoo import datasets, heads
+from invariances.paper.studies import attention
+from invariances.zoo import datasets
+from invariances.zoo.heads import Head
 
+ROW = "CIFAR-10: SGD vs Adam"
 COMPONENTS = ["cosine", "euclidean", "l1", "linf"]
 
 
@@ -118,57 +121,33 @@ class Fixed(nn.Module):
         return weights
 
 
-def _study(monkeypatch):
-    """Two models in each of two conditions, and heads that were not trained."""
+@pytest.fixture
+def study(monkeypatch):
+    """The plan of one row with two models in each of two conditions, their planted spaces, and known heads."""
+    settings = check("training", {"datasets": "cifar-10", "seeds": 2, "anchors": 12})
+    rows = plan.rows(settings)
     spaces, labels = _spaces()
-    recipes = {group: {f"{group} {i}": f"{group} {i}" for i in range(2)} for group in ("SGD", "Adam")}
-    prepared = SimpleNamespace(key="none")
-    groups = tuple(
-        SimpleNamespace(recipes=own, anchors=12, prepared=prepared, variant=SimpleNamespace(label=group))
-        for group, own in recipes.items()
-    )
-    names = ["a", "turned", "other", "a"]
+    chosen = dict(zip(plan.trained(rows)[ROW].values(), ["a", "turned", "other", "a"], strict=True))
     scores = {"accuracy": 0.9, "f1": 0.8}
-    models = {
-        name: SimpleNamespace(spaces=spaces[chosen], scores=scores)
-        for name, chosen in zip([*recipes["SGD"], *recipes["Adam"]], names, strict=True)
+    models = {recipe: SimpleNamespace(spaces=spaces[name], scores=scores) for recipe, name in chosen.items()}
+    module = SimpleNamespace(product=Fixed())
+    heads = {
+        recipe: Head(recipe, module, {"accuracy": 0.7 - 0.1 * recipe.equal_weights, "f1": 0.5}, [0.0])
+        for recipe in attention.recipes(rows, settings)
     }
-    result = SimpleNamespace(models=models, planned=SimpleNamespace(groups=groups))
-    study = SimpleNamespace(settings=check("training", {}), rows={"CIFAR-10: SGD vs Adam": result})
-
-    def head_recipe(base, anchors, settings):
-        return Recipe(base, anchors)
-
-    monkeypatch.setattr(attention, "_head_recipe", head_recipe)
-    monkeypatch.setattr(
-        heads,
-        "train",
-        lambda wanted, device: {
-            r: heads.Head(
-                r, SimpleNamespace(product=Fixed()), {"accuracy": 0.7 - 0.1 * r.equal_weights, "f1": 0.5}, [0.0]
-            )
-            for r in wanted
-        },
-    )
     held = SimpleNamespace(arrays={"test_y": labels}, note={"classes": ["x", "y", "z"]})
     monkeypatch.setattr(datasets, "load", lambda key: held)
-    return study
+    return SimpleNamespace(rows=rows, models=models, heads=heads, settings=settings)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    base: str
-    anchors: int
-    equal_weights: bool = False
-    similarities: tuple = tuple(COMPONENTS)
-    epochs: int = 1
+def _attend(study):
+    return attention.attend(study.rows, study.models, study.heads, study.settings)
 
 
-def test_attention_is_averaged_over_the_test_samples(monkeypatch):
-    study = _study(monkeypatch)
-    frame = attention.attend(study)
+def test_attention_is_averaged_over_the_test_samples(study):
+    frame = _attend(study)
     assert len(frame) == 4 * 2 * 16
-    first = study.rows["CIFAR-10: SGD vs Adam"].models["Adam 0"].spaces["test"][:, 0]
+    first = study.models[plan.trained(study.rows)[ROW]["Adam 0"]].spaces["test"][:, 0]
     share = (first > 0).mean()
     own = frame[(frame.model == "Adam 0") & ~frame.equal_weights].set_index(["query", "key"])
     after = dict(zip(COMPONENTS, [*COMPONENTS[1:], COMPONENTS[0]], strict=True))
@@ -180,16 +159,12 @@ def test_attention_is_averaged_over_the_test_samples(monkeypatch):
     assert set(frame.plain_accuracy) == {0.9}
 
 
-def test_frames_save_and_draw_again_from_their_csv(monkeypatch, tmp_path):
-    study = _study(monkeypatch)
-    weights, alike = attention.attend(study), attention.agree(study)
-    paths = [save_table(f, n, tmp_path) for f, n in ((weights, "training_attention"), (alike, "training_features"))]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["training_attention.csv", "training_features.csv"]
-    weights_again, alike_again = (pd.read_csv(path) for path in paths)
+def test_frames_save_and_draw_again_from_their_csv(study, tmp_path):
+    weights, alike = _attend(study), attention.agree(study.rows, study.models, study.settings)
+    weights_again, alike_again = (save_table(f, n, tmp_path) for f, n in ((weights, "weights"), (alike, "features")))
     assert len(alike_again) == 4 * (4 + 3)
     pd.testing.assert_frame_equal(attention.accuracies(weights), attention.accuracies(weights_again))
-    figure = attention.heatmaps(weights_again)
-    left, right, bar = figure.axes
+    left, right, bar = attention.heatmaps(weights_again).figure.axes
     expected = weights[~weights.equal_weights & (weights.group == "Adam")].groupby(["query", "key"]).weight
     for ax, group in ((left, "SGD"), (right, "Adam")):
         assert group in ax.get_title()
@@ -199,13 +174,13 @@ def test_frames_save_and_draw_again_from_their_csv(monkeypatch, tmp_path):
     said = right.texts[1].get_text()
     assert said == f"{expected.mean()['cosine', 'euclidean']:.2f}\n±{expected.std()['cosine', 'euclidean']:.2f}"
     assert bar.lines[0].get_ydata()[0] == 0.25
-    agreement, received = attention.features(alike_again, weights_again).axes
+    agreement, received = attention.features(alike_again, weights_again).figure.axes
     points = np.concatenate([x.get_ydata() for x in agreement.lines if x.get_label() == "pairs"])
     whole = alike[alike["class"] == "all"]
     np.testing.assert_allclose(points, whole.sort_values("component", kind="stable").agreement, atol=1e-4)
     heads_drawn = np.concatenate([x.get_ydata() for x in received.lines if x.get_label() in ("SGD", "Adam")])
     assert heads_drawn.sum() == pytest.approx(4, abs=1e-3)  # what the four components of four heads receive
-    assert attention.classes(alike_again).axes[0].get_title() == "CIFAR-10: SGD vs Adam"
+    assert attention.classes(alike_again).figure.axes[0].get_title() == ROW
 
 
 def test_more_classes_than_fit_are_the_highest_and_the_lowest():
@@ -214,7 +189,7 @@ def test_more_classes_than_fit_are_the_highest_and_the_lowest():
         for c in COMPONENTS
         for i in range(50)
     ]
-    ax = attention.classes(pd.DataFrame(lines)).axes[0]
+    ax = attention.classes(pd.DataFrame(lines)).figure.axes[0]
     shown = [label.get_text() for label in ax.get_yticklabels()]
     assert shown == [f"class {i}" for i in [*range(49, 39, -1), *range(9, -1, -1)]]
     assert "10 highest and 10 lowest of 50" in ax.get_title()
@@ -252,8 +227,10 @@ def test_no_interval_from_one_model_or_without_spread():
 def test_real_heads_have_equal_weights_where_they_should():
     """Two digits' models of two conditions, at smoke size: heads through the store."""
     settings = check("training", {"datasets": "cifar-10", "seeds": 2, "epochs": 1, "samples": 200})
-    study = sections.run(settings)
-    frame = attention.attend(study)
+    rows = plan.rows(settings)
+    models = zoo.train(plan.recipes(rows), processes=1)
+    heads = zoo.train(attention.recipes(rows, settings), processes=1)
+    frame = attention.attend(rows, models, heads, settings)
     control = frame[frame.equal_weights]
     np.testing.assert_allclose(control.weight, 0.25, atol=1e-6)
     np.testing.assert_allclose(control.spread, 0, atol=1e-6)
@@ -262,6 +239,6 @@ def test_real_heads_have_equal_weights_where_they_should():
     assert (frame[~frame.equal_weights].weight - 0.25).abs().max() > 1e-4
     assert frame.model.nunique() == 4
     assert set(frame.epochs) == {1}
-    alike = attention.agree(study)
+    alike = attention.agree(rows, models, settings)
     assert alike[alike["class"] == "all"].groupby("component").size().to_dict() == dict.fromkeys(COMPONENTS, 4)
     assert alike.agreement.between(-1, 1).all()

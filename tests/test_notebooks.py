@@ -1,0 +1,53 @@
+import nbformat
+import pytest
+
+from invariances.errors import ParameterError, RunError
+from invariances.notebooks import normalised, root, run_section
+
+
+def test_normalised_removes_what_changes_by_the_clock():
+    new = nbformat.v4
+    cell = new.new_code_cell("1", metadata={"papermill": {"start_time": "now"}, "tags": ["kept"]})
+    cell.outputs = [
+        new.new_output("stream", name="stderr", text="100%"),
+        new.new_output("stream", name="stdout", text="result"),
+    ]
+    notebook = new.new_notebook(cells=[cell], metadata={"papermill": {"duration": 1.0}})
+    out = normalised(notebook)
+    assert [o.name for o in out.cells[0].outputs] == ["stdout"]
+    assert out.cells[0].metadata == {"tags": ["kept"]}
+    assert out.cells[0].id == "c00"
+    assert "papermill" not in out.metadata
+    nbformat.validate(out)
+
+
+def test_a_bad_parameter_stops_before_anything_runs(tmp_path):
+    with pytest.raises(ParameterError):
+        run_section("initialization", {"seeds": 1}, tmp_path / "out")
+    with pytest.raises(ParameterError, match="unknown section"):
+        run_section("initialisation", {}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_figure_s_text_is_put_where_the_book_looks_for_it():
+    new = nbformat.v4
+    cell = new.new_code_cell("figure")
+    data, metadata = {"image/png": "", "text/plain": "a line"}, {"image/png": {"alt": "a line"}}
+    cell.outputs = [new.new_output("execute_result", data, metadata=metadata, execution_count=1)]
+    (out,) = normalised(new.new_notebook(cells=[cell])).cells
+    assert out.metadata["mystnb"] == {"image": {"alt": "a line"}}
+
+
+def test_the_output_never_replaces_the_notebook(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(root() / "notebooks")
+    for folder in (root() / "notebooks", link):
+        with pytest.raises(RunError, match="holds the notebooks themselves; give another folder"):
+            run_section("initialization", {}, folder)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match=r"cannot be written .*; give another folder"):
+        run_section("initialization", {}, tmp_path / "file" / "out")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -38,11 +38,12 @@ studies: install  ## run the studies of verdicts, intervals, speed and the zoo a
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/zoo.py
 
-lint: install  ## check style, types on public functions, the import contract, and the notebooks
+lint: install  ## check style, types, the import contract, and the notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/notebooks/test_sources.py
+	$(BIN)/basedpyright
+	$(BIN)/python -m pytest -q tests/notebooks/test_sources.py tests/notebooks/test_experiment.py -k 'not another_metric'
 
 clean:  ## remove what make made
 	rm -rf .venv _build build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

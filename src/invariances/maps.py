@@ -109,6 +109,11 @@ def affine_map(source: torch.Tensor | Factor, target: torch.Tensor, penalty: Pen
     return Map(weight, target_mean - weight @ factor.mean, float(ridge.detach()))
 
 
+# Both scores take `shrunk`, the 1 - f of every penalty and axis, shape (g, r), and `projected`, U.T @ y.
+# Residuals and divisors are sums of 1 - f, never differences of numbers near 1: where the anchors have
+# rank k - 1 both go to 0 with the penalty, and rounding noise would choose.
+
+
 def _gcv(left: torch.Tensor, shrunk: torch.Tensor, projected: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Generalized cross-validation for each of g penalties."""
     k, rank = left.shape
@@ -135,6 +140,10 @@ def _loo(left: torch.Tensor, shrunk: torch.Tensor, projected: torch.Tensor, targ
 
 
 _SCORES = {"gcv": _gcv, "loo": _loo}
+
+
+# Maps of the ladder, each (source, target) -> Map in float64. Unequal widths: the narrower space is
+# padded with zeros, so that surplus source features are dropped and surplus target features stay 0.
 
 
 def constant_map(source: torch.Tensor, target: torch.Tensor) -> Map:

@@ -12,12 +12,12 @@ from invariances.relative import SIMILARITIES, relative
 from invariances.spaces import check_whole
 from invariances.transforms import Relative
 
-__all__ = ["AGGREGATIONS", "EPS", "Product", "check"]
+__all__ = ["AGGREGATIONS", "LAYER_NORM_EPS", "Product", "check_product"]
 
 
 AGGREGATIONS = ("concat", "sum", "attention")
 
-EPS = 1e-12
+LAYER_NORM_EPS = 1e-12
 """Of the LayerNorms. In wide spaces a profile of distances varies by a few percent only, which the usual
 1e-5 would be seen beside."""
 
@@ -71,7 +71,8 @@ class Product(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check(similarities, anchors, width, aggregation, heads, equal_weights, seed)
+        check_product(similarities, anchors, width, aggregation, heads, equal_weights)
+        check_whole(seed, "seed")
         self.similarities = tuple(similarities)
         self.anchors = anchors
         self.aggregation = aggregation
@@ -80,7 +81,7 @@ class Product(nn.Module):
         # on the CPU, whose generator alone is seeded and put back
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.random.default_generator.manual_seed(seed)
-            self.norms = nn.ModuleDict({name: nn.LayerNorm(anchors, eps=EPS) for name in self.similarities})
+            self.norms = nn.ModuleDict({name: nn.LayerNorm(anchors, eps=LAYER_NORM_EPS) for name in self.similarities})
             if aggregation == "sum":
                 self.embed = nn.ModuleDict({name: _perceptron(anchors, width) for name in self.similarities})
             if aggregation == "attention":
@@ -205,14 +206,13 @@ def _perceptron(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
 
 
-def check(
+def check_product(
     similarities: Sequence[str],
     anchors: int,
     width: int,
     aggregation: str,
     heads: int = 1,
     equal_weights: bool = False,
-    seed: int = 0,
 ) -> None:
     """Refuse what `Product` cannot be made of, with one sentence.
 
@@ -224,7 +224,7 @@ def check(
     known = not isinstance(similarities, str) and isinstance(similarities, Sequence) and len(similarities)
     if not known or any(name not in list(SIMILARITIES) for name in similarities) or len(set(similarities)) < known:
         raise SpaceError(f"similarities are {similarities!r}; give one or more of {', '.join(SIMILARITIES)}, each once")
-    for name, value, least in (("anchors", anchors, 2), ("width", width, 1), ("heads", heads, 1), ("seed", seed, 0)):
+    for name, value, least in (("anchors", anchors, 2), ("width", width, 1), ("heads", heads, 1)):
         check_whole(value, name, least)
     if not isinstance(equal_weights, bool):
         raise SpaceError(f"equal_weights is {equal_weights!r}; give True or False")

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from invariances.errors import SpaceError
 from invariances.spaces import is_number, unit_factor
 
-__all__ = ["SIMILARITIES", "Similarities", "relative", "scale", "whitening"]
+__all__ = ["SIMILARITIES", "Similarities", "Whitening", "relative", "scale", "whitening"]
 
 
 Similarities: TypeAlias = "Literal['cosine', 'euclidean', 'l1', 'linf', 'geodesic']"

@@ -23,6 +23,7 @@ from invariances.errors import SpaceError
 
 __all__ = [
     "CHUNK_BYTES",
+    "OpenSpace",
     "Space",
     "Spaces",
     "StoredSpace",
@@ -32,6 +33,7 @@ __all__ = [
     "chunks",
     "class_codes",
     "is_number",
+    "open_space",
     "open_spaces",
     "read_space",
     "read_spaces",
@@ -41,17 +43,19 @@ __all__ = [
 
 
 Space: TypeAlias = "np.ndarray | torch.Tensor | str | Path"
+OpenSpace: TypeAlias = "torch.Tensor | StoredSpace"
+"""What gives its rows as a tensor when indexed with a slice or with row ids."""
 Spaces: TypeAlias = "Mapping[str, Space] | Sequence[Space]"
 CHUNK_BYTES = 32 * 2**20
 """Memory that one chunk of rows may take where a matrix is gone through in chunks."""
-MOST_HEADER = 2**16
+_LARGEST_HEADER = 2**16
 """Bytes that the header of an .npy file may have; that of a matrix has about 100."""
-SMALLEST, LARGEST = 2.0**-100, 2.0**100  # about 1e-30 and 1e30
+_SMALLEST_MAGNITUDE, _LARGEST_MAGNITUDE = 2.0**-100, 2.0**100  # about 1e-30 and 1e30
 """Where the largest magnitude of a space must lie: products of four of its values are then far from
 the ends of float64, and the space itself from those of float32."""
-SINGLE = 2.0**20
+_SINGLE_PRECISION_RANGE = 2.0**20
 """Largest magnitude, and one over the smallest, of a float32 space that is not widened to float64."""
-FAINT = {torch.float32: 2.0**-60, torch.float64: 2.0**-400}
+_SMALLEST_ROW = {torch.float32: 2.0**-60, torch.float64: 2.0**-400}
 """Largest magnitude of a row below which its square vanishes: float32 is widened, float64 refused."""
 
 
@@ -87,7 +91,7 @@ class StoredSpace:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> torch.Tensor:
-        part = self._reading(lambda x: to_tensor(x[rows]) if isinstance(x, np.ndarray) else x[rows].clone())
+        part = self._reading(lambda x: _to_tensor(x[rows]) if isinstance(x, np.ndarray) else x[rows].clone())
         return part.to(torch.promote_types(part.dtype, self._least))
 
     def double(self) -> StoredSpace:
@@ -119,7 +123,7 @@ class StoredSpace:
         with self.path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             header = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-        if header > MOST_HEADER:  # numpy would make room for all that it claims
+        if header > _LARGEST_HEADER:  # numpy would make room for all that it claims
             raise ValueError(f"its header claims {header} bytes")
         # not np.load, which also opens archives and, if told to, pickles
         with np.errstate(over="ignore"):  # of a size that cannot be, which is an error all the same
@@ -164,13 +168,12 @@ def read_space(source: Space, name: str = "space") -> torch.Tensor:
     return opened[:] if isinstance(opened, StoredSpace) else opened
 
 
-def open_space(source: Space, name: str = "space") -> torch.Tensor | StoredSpace:
+def open_space(source: Space, name: str = "space") -> OpenSpace:
     """Check one space as `read_space` does, but leave what is in a file there.
 
     Returns
     -------
-    torch.Tensor or StoredSpace
-        Either gives its rows as a tensor when indexed with a slice or with row ids.
+    OpenSpace
     """
     if isinstance(source, (str, Path)):
         source = StoredSpace(Path(source), name)
@@ -178,7 +181,7 @@ def open_space(source: Space, name: str = "space") -> torch.Tensor | StoredSpace
     else:
         source = as_tensor(source, name).detach()
     faintest, largest = _check_values(source, name)
-    if faintest < FAINT[torch.float32] or not 1 / SINGLE <= largest <= SINGLE:
+    if faintest < _SMALLEST_ROW[torch.float32] or not 1 / _SINGLE_PRECISION_RANGE <= largest <= _SINGLE_PRECISION_RANGE:
         return source.double()
     return source
 
@@ -198,7 +201,7 @@ def as_tensor(source: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
         return source.to(torch.promote_types(source.dtype, torch.float32))
     if isinstance(source, np.ndarray) and not isinstance(source, np.ma.MaskedArray):
         _check_dtype(source.dtype, name)
-        return to_tensor(source)
+        return _to_tensor(source)
     way = next((f", here x.{method}()" for method in ("to_numpy", "toarray") if hasattr(source, method)), "")
     raise SpaceError(
         f"{name} is a {type(source).__name__}; give a numpy array, a torch tensor, or the path of an .npy file{way}"
@@ -217,7 +220,7 @@ def chunks(n: int, row_bytes: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def to_tensor(array: np.ndarray) -> torch.Tensor:
+def _to_tensor(array: np.ndarray) -> torch.Tensor:
     """A floating-point array as a tensor of its own, float32 or float64.
 
     It is copied to the native layout, since torch knows neither other byte orders, negative
@@ -253,7 +256,7 @@ def read_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, torch.Tensor]:
     return {name: space.to(widest) for name, space in read.items()}
 
 
-def open_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, torch.Tensor | StoredSpace]:
+def open_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, OpenSpace]:
     """Check several spaces as `read_spaces` does, but leave what is in files there."""
     return _named(spaces, at_least, open_space)
 
@@ -372,7 +375,7 @@ def _check_anchor_count(k: int, n: int) -> None:
         )
 
 
-def _check_values(x: torch.Tensor | StoredSpace, name: str) -> tuple[float, float]:
+def _check_values(x: OpenSpace, name: str) -> tuple[float, float]:
     """Name what is wrong with the values; else the largest magnitudes of the faintest row and of all."""
     if len(x.shape) != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise SpaceError(
@@ -386,7 +389,7 @@ def _check_values(x: torch.Tensor | StoredSpace, name: str) -> tuple[float, floa
         for found, which in (
             (infinite, ~sizes.isfinite()),
             (zero, sizes == 0),
-            (faint, (sizes > 0) & (sizes < FAINT[torch.float64])),
+            (faint, (sizes > 0) & (sizes < _SMALLEST_ROW[torch.float64])),
         ):
             found += (rows.start + which.nonzero().flatten()).tolist()
         constant = constant and bool((part == first).all())
@@ -401,13 +404,13 @@ def _check_values(x: torch.Tensor | StoredSpace, name: str) -> tuple[float, floa
         )
     if constant:
         raise SpaceError(f"{name} is constant: all {len(x)} rows are the same; give samples that differ")
-    if not SMALLEST <= largest <= LARGEST:
+    if not _SMALLEST_MAGNITUDE <= largest <= _LARGEST_MAGNITUDE:
         raise SpaceError(
             f"{name} holds values of up to {largest:.0e}, too far from 1 to be squared safely; "
-            f"multiply it by a factor that brings them between {SMALLEST:.0e} and {LARGEST:.0e}"
+            f"multiply it by a factor that brings them between {_SMALLEST_MAGNITUDE:.0e} and {_LARGEST_MAGNITUDE:.0e}"
         )
     if faint:
-        limit = f"{FAINT[torch.float64]:.0e}"
+        limit = f"{_SMALLEST_ROW[torch.float64]:.0e}"
         raise SpaceError(
             _rows_message(name, faint, f"nothing above {limit}, too little to be squared", "drop these in every space")
         )

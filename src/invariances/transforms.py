@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 
-Matrix: TypeAlias = "np.ndarray | torch.Tensor"
+_Matrix: TypeAlias = "np.ndarray | torch.Tensor"
 OPERATIONS = ("isotropic-scale", "sample-scale", "translation", "permutation", "sign-flip", "orthogonal", "affine")
 """What may be done to a space: one positive factor, one positive factor per sample, a shift, features
 reordered, features negated, a rotation or reflection, any invertible affine map. A transform is
@@ -69,7 +69,7 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     fitted: ClassVar[bool] = False
     """Whether ``fit`` needs the target's anchors too."""
 
-    def fit(self, anchors: Matrix, target_anchors: Matrix | None = None) -> Transform:
+    def fit(self, anchors: _Matrix, target_anchors: _Matrix | None = None) -> Transform:
         """Learn from anchors.
 
         Parameters
@@ -100,7 +100,7 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self._n_features_out = self._apply(anchors[:1]).shape[1]
         return self
 
-    def transform(self, x: Matrix) -> Matrix:
+    def transform(self, x: _Matrix) -> _Matrix:
         """Transform samples.
 
         Parameters
@@ -124,7 +124,7 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         out = self._apply(self._read_samples(x))
         return out if isinstance(x, torch.Tensor) else out.numpy()
 
-    def _read_samples(self, x: Matrix) -> torch.Tensor:
+    def _read_samples(self, x: _Matrix) -> torch.Tensor:
         """Unlike a space, samples may be a single one, or rows of zeros."""
         tensor = as_tensor(x, "x")
         if tensor.ndim != 2 or tensor.shape[1] != self.n_features_in_:

@@ -199,7 +199,7 @@ def multiplications(n, widths):
     tiles = n * n / 2
     return {
         "features": sum(n * d * m for d, m in pairs),
-        "gram": tiles * sum(widths) + tiles * (len(widths) + kernels.ENTRY) * len(widths),
+        "gram": tiles * sum(widths) + tiles * (len(widths) + kernels.MULTIPLICATIONS_PER_ENTRY) * len(widths),
     }
 
 

@@ -1,3 +1,4 @@
+import functools
 import math
 from itertools import permutations
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import related
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import chi2, norm, ortho_group, rankdata
+from scipy.stats import binom, chi2, norm, ortho_group, rankdata
 
 from invariances.metrics import neighbours as neighbour_family
 from invariances.metrics import nulls
@@ -136,7 +137,53 @@ def test_mean_and_deviation_are_exact_over_all_permutations(metric, n, d, m):
     assert found.score == pytest.approx(scores[0], abs=1e-10)
     assert found.null == pytest.approx(scores.mean(), abs=1e-10)
     assert deviation(found) == pytest.approx(scores.std(), rel=1e-7)
-    assert found.p == pytest.approx(norm.sf((scores[0] - scores.mean()) / scores.std()), rel=1e-6)
+    as_close = (scores >= scores[0] - 1e-9).sum()
+    if n <= 6:
+        assert found.p == as_close / math.factorial(n)
+    else:  # 999 of the permutations, drawn by seed, and the identity
+        low, high = binom.ppf([1e-6, 1 - 1e-6], 999, as_close / math.factorial(n))
+        assert low + 1 <= 1000 * found.p <= high + 1
+
+
+# Few samples ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def p_of_unrelated():
+    """p-values of every metric with a closed form for pairs of unrelated spaces of n samples."""
+
+    def draw(n, pairs=300):
+        rng = np.random.default_rng(n)
+        spaces = rng.normal(size=(pairs, 2, n, 3))
+        return {metric: np.array([compare(x, y, metric).p for x, y in spaces]) for metric in CLOSED_FORM}
+
+    return functools.cache(draw)
+
+
+@each_closed_form
+@pytest.mark.parametrize("n", [5, 6, 8])
+def test_p_of_few_samples_is_as_frequent_as_it_says(metric, n, p_of_unrelated):
+    """Each bound is passed by a true p-value with probability 0.9999."""
+    p = p_of_unrelated(n)[metric]
+    assert p.min() >= 1 / min(math.factorial(n), 1000)  # of all permutations, or of 1,000
+    for level in (0.01, 0.05, 0.3):
+        low, high = binom.ppf([0.00005, 0.99995], len(p), level)
+        assert (p <= level).sum() <= high
+        assert (p <= 1.5 * level).sum() >= low
+
+
+@each_closed_form
+@pytest.mark.parametrize("n", [5, 8, 12])
+def test_a_relation_of_few_samples_is_found(metric, n):
+    x = np.random.default_rng(n).normal(size=(n, 3))
+    assert compare(x, 2 * x, metric).p == pytest.approx(1 / min(math.factorial(n), 1000), rel=0.01)
+
+
+@each_closed_form
+def test_p_of_more_samples_is_normal(metric):
+    x, y = related(nulls.FEW_SAMPLES + 1, 4, 4)
+    found = compare(x, y, metric)
+    assert found.p == pytest.approx(norm.sf(found.z), rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [6, 7])

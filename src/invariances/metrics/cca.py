@@ -16,7 +16,7 @@ from invariances.metrics.score import SHAPE, UP_TO_ONE, Metric, Score, centre, c
 __all__ = ["CCA", "PWCCA", "SVCCA"]
 
 
-VARIANCE_KEPT = 0.99
+_VARIANCE_KEPT = 0.99
 """Share of a space's variance whose principal axes SVCCA keeps."""
 
 
@@ -43,7 +43,7 @@ class _Basis(LinearState):
 
 
 def _prepare_svcca(x: torch.Tensor, classes: torch.Tensor | None) -> _Basis:
-    return _Basis(x, classes, VARIANCE_KEPT)
+    return _Basis(x, classes, _VARIANCE_KEPT)
 
 
 def _score_cca(a: _Basis, b: _Basis) -> float:
@@ -96,8 +96,6 @@ CCA = Metric(
     SHAPE | {"affine"},
 )
 SVCCA = Metric("svcca", _prepare_svcca, _score_svcca, _chance_svcca, UP_TO_ONE, LAW, SHAPE)
-
-
 PWCCA = Metric(
     "pwcca",
     _Basis,

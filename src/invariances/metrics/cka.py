@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from invariances.metrics.score import (
     centre,
     check_rows,
     few_axes,
+    few_samples_p,
     normal_score,
     subsample,
 )
@@ -31,7 +33,6 @@ __all__ = [
     "CKA_DEBIASED",
     "CKA_RBF",
     "CKA_RBF_DEBIASED",
-    "DEBIASED",
     "FullState",
     "KAZI_AOUAL",
     "LinearState",
@@ -45,7 +46,10 @@ __all__ = [
 ]
 
 
-class KernelState:
+_Number = TypeVar("_Number", float, torch.Tensor)
+
+
+class _KernelState:
     """A centred kernel; subclasses say how it is held."""
 
     classes: torch.Tensor | None
@@ -53,9 +57,13 @@ class KernelState:
     blocks: nulls.Blocks
     matrix: torch.Tensor
 
-    def inner(self, other: KernelState) -> float:
+    def inner(self, other: _KernelState) -> float:
         """The inner product of two kernels."""
         raise NotImplementedError  # every subclass defines it
+
+    def permuted_inner(self, other: _KernelState, orders: torch.Tensor) -> torch.Tensor:
+        """The inner products with another kernel whose samples are permuted, for orders of shape (count, n)."""
+        return (self.matrix * other.matrix[orders[:, :, None], orders[:, None, :]]).sum(dim=(1, 2))
 
     @cached_property
     def power(self) -> float:
@@ -69,7 +77,7 @@ class KernelState:
         return nulls.Kernel(len(diagonal), self.power, float(diagonal.sum()), float(diagonal.square().sum()))
 
 
-class LinearState(KernelState):
+class LinearState(_KernelState):
     """The linear kernel of centred features, never formed."""
 
     def __init__(self, centred: torch.Tensor, classes: torch.Tensor | None) -> None:
@@ -103,7 +111,7 @@ class LinearState(KernelState):
         return nulls.Spectrum(values[values > values[-1] * noise], len(x))
 
 
-class HollowState(LinearState):
+class _HollowState(LinearState):
     """The same kernel, U-centred (Song et al. 2012): a hollow matrix with zero row sums.
 
     With centred features the hollow kernel's row sums are minus its diagonal, which leaves
@@ -117,11 +125,17 @@ class HollowState(LinearState):
         diagonals = float(self.diagonal @ other.diagonal)
         return u_inner(super().inner(other), diagonals, self.trace * other.trace, len(self.centred))
 
+    def permuted_inner(self, other: LinearState, orders: torch.Tensor) -> torch.Tensor:
+        """The inner products of the U-centred kernels, the other's samples permuted."""
+        diagonals = (self.diagonal * other.diagonal[orders]).sum(dim=1)
+        inner = super().permuted_inner(other, orders)
+        return u_inner(inner, diagonals, self.trace * other.trace, len(self.centred))
+
     @cached_property
     def power(self) -> float:
         """The kernel's inner product with itself, refused where it is round-off."""
         power = self.inner(self)
-        check_power(power, ROUND_OFFS_OF_A_SUM * torch.finfo(self.centred.dtype).eps * super().inner(self))
+        _check_power(power, _ROUND_OFFS_OF_A_SUM * torch.finfo(self.centred.dtype).eps * super().inner(self))
         return power
 
     @cached_property
@@ -140,22 +154,22 @@ class HollowState(LinearState):
         return nulls.Blocks(counts, hollow, torch.zeros_like(diagonal))
 
 
-def u_inner(inner: float, diagonals: float, traces: float, n: int) -> float:
+def u_inner(inner: _Number, diagonals: _Number, traces: _Number, n: int) -> _Number:
     """Inner product of two U-centred linear kernels of centred features.
 
     Parameters
     ----------
-    inner : float
+    inner : float or tensor
         Of the centred kernels, ``tr(K L)``.
-    diagonals, traces : float
+    diagonals, traces : float or tensor
         Of their diagonals, ``sum_i K_ii L_ii``, and ``tr(K) tr(L)``.
     n : int
-        Number of samples.
+        _Number of samples.
     """
     return inner - diagonals + traces / ((n - 1) * (n - 2)) - 2 * diagonals / (n - 2)
 
 
-class FullState(KernelState):
+class FullState(_KernelState):
     """A matrix over pairs of samples, held whole."""
 
     def __init__(self, matrix: torch.Tensor, classes: torch.Tensor | None) -> None:
@@ -185,10 +199,10 @@ def _prepare_linear(x: torch.Tensor, classes: torch.Tensor | None) -> LinearStat
     return LinearState(few_axes(centre(x)), classes)
 
 
-def _prepare_hollow(x: torch.Tensor, classes: torch.Tensor | None) -> HollowState:
+def _prepare_hollow(x: torch.Tensor, classes: torch.Tensor | None) -> _HollowState:
     check_rows(x, 4, "debiased CKA")
     # of few samples U-centring leaves little, and float64 costs little
-    return HollowState(few_axes(centre(x.double() if len(x) < 100 else x)), classes)
+    return _HollowState(few_axes(centre(x.double() if len(x) < 100 else x)), classes)
 
 
 def _rbf_kernel(x: torch.Tensor) -> torch.Tensor:
@@ -214,34 +228,34 @@ def _prepare_rbf_hollow(x: torch.Tensor, classes: torch.Tensor | None) -> FullSt
     kernel = _rbf_kernel(x).fill_diagonal_(0)
     rows = kernel.sum(dim=1, keepdim=True) / (n - 2)
     centred = (kernel - rows - rows.T + kernel.sum() / ((n - 1) * (n - 2))).fill_diagonal_(0)
-    check_power(float(centred.square().sum()), (64 * torch.finfo(centred.dtype).eps * n) ** 2)
+    _check_power(float(centred.square().sum()), (64 * torch.finfo(centred.dtype).eps * n) ** 2)
     return FullState(centred, classes)
 
 
-def kernel_norm(a: KernelState, b: KernelState) -> float:
+def _kernel_norm(a: _KernelState, b: _KernelState) -> float:
     """The geometric mean of two kernels' inner products with themselves."""
     return math.sqrt(a.power * b.power)
 
 
-ROUND_OFFS_OF_A_SUM = 128
+_ROUND_OFFS_OF_A_SUM = 128
 """Units of round-off of the plain kernel's squared norm that must be left by U-centring: its error is up to 6."""
 
 
-def check_power(power: float, floor: float) -> None:
+def _check_power(power: float, floor: float) -> None:
     """Refuse a kernel of which only round-off is left."""
     # U-centring takes all but round-off from some kernels (n = 4, rank one): a named error, not a NaN
     if not power > floor:  # nor NaN
         raise SpaceError("CKA is undefined for a space whose centred kernel vanishes; use more samples")
 
 
-def score_kernel(a: KernelState, b: KernelState) -> float:
+def score_kernel(a: _KernelState, b: _KernelState) -> float:
     """The cosine of two kernels."""
-    return a.inner(b) / kernel_norm(a, b)
+    return a.inner(b) / _kernel_norm(a, b)
 
 
-def score_all_linear(states: Sequence[LinearState]) -> np.ndarray:
+def _score_all_linear(states: Sequence[LinearState]) -> np.ndarray:
     """The cosines of all pairs of linear kernels, shape (N, N)."""
-    inner = all_inner([state.centred for state in states], "auto", debiased=isinstance(states[0], HollowState))
+    inner = all_inner([state.centred for state in states], "auto", debiased=isinstance(states[0], _HollowState))
     for state, power in zip(states, inner.diagonal().tolist(), strict=True):
         state.power = power  # known now: not to be computed again
     return normalised(inner)
@@ -253,11 +267,11 @@ def all_inner(spaces: Sequence, method: Method, debiased: bool) -> torch.Tensor:
         check_rows(spaces[0], 4, "debiased CKA")
     inner, diagonals, traces = linear_products(spaces, method)
     dtype = functools.reduce(torch.promote_types, (space[:1].dtype for space in spaces))
-    floors = ROUND_OFFS_OF_A_SUM * torch.finfo(dtype).eps * inner.diagonal()
+    floors = _ROUND_OFFS_OF_A_SUM * torch.finfo(dtype).eps * inner.diagonal()
     if debiased:
         inner = u_inner(inner, diagonals, torch.outer(traces, traces), len(spaces[0]))
     for power, floor in zip(inner.diagonal().tolist(), floors.tolist(), strict=True):
-        check_power(power, floor)
+        _check_power(power, floor)
     return inner
 
 
@@ -267,67 +281,63 @@ def normalised(inner: torch.Tensor) -> np.ndarray:
     return (inner / torch.outer(norms, norms)).fill_diagonal_(1.0).numpy()
 
 
-def within_kernel(a: KernelState, b: KernelState, size: float) -> float:
+def within_kernel(a: _KernelState, b: _KernelState, size: float) -> float:
     """The score expected when samples are shuffled within classes, in units of `size`; NaN without classes."""
     return math.nan if a.classes is None else nulls.within_class_product(a.blocks, b.blocks) / size
 
 
-def with_counted_p(known: Score, a: KernelState, b: KernelState) -> Score:
+def with_counted_p(known: Score, a: _KernelState, b: _KernelState) -> Score:
     """The score with p counted over permutations where there are few samples; otherwise as it is."""
-    n = len(a.matrix) if len(a.diagonal) <= nulls.FEW_SAMPLES else 0
-    if not n or math.isnan(known.z):
-        return known
-    order = nulls.few_permutations(n)
-    inner = (a.matrix * b.matrix[order[:, :, None], order[:, None, :]]).sum(dim=(1, 2))
-    if isinstance(a, HollowState):
-        inner = u_inner(inner, (a.diagonal * b.diagonal[order]).sum(dim=1), a.trace * b.trace, n)
-    return known._replace(p=nulls.counted_p(inner))
+    return few_samples_p(known, len(a.diagonal), lambda orders: a.permuted_inner(b, orders))
 
 
-def chance_kernel(a: KernelState, b: KernelState, score: float, permutations: int) -> Score:
+def _chance_kernel(a: _KernelState, b: _KernelState, score: float, permutations: int) -> Score:
     """A score beside its nulls, for kernels that are centred."""
     shapes = a.summary, b.summary
     null = nulls.kernel_moments(*shapes)
     # a space's CKA with itself is 1: what a perfect score is above chance, in geometric mean
     span = math.sqrt(shapes[0].room * shapes[1].room) / (shapes[0].n - 1)
-    known = with_counted_p(normal_score(score, null, within_kernel(a, b, kernel_norm(a, b))), a, b)
+    known = with_counted_p(normal_score(score, null, within_kernel(a, b, _kernel_norm(a, b))), a, b)
     return known._replace(calibrated=(score - null.mean) / span if span > 0 else math.nan)
 
 
-def chance_hollow(a: KernelState, b: KernelState, score: float, permutations: int) -> Score:
+def chance_hollow(a: _KernelState, b: _KernelState, score: float, permutations: int) -> Score:
     """A score beside its nulls, for kernels that are U-centred."""
     deviation = nulls.hollow_deviation(len(a.diagonal), a.row_share, b.row_share)
-    known = with_counted_p(normal_score(score, Moments(0.0, deviation), within_kernel(a, b, kernel_norm(a, b))), a, b)
+    known = with_counted_p(normal_score(score, Moments(0.0, deviation), within_kernel(a, b, _kernel_norm(a, b))), a, b)
     return known._replace(calibrated=score)
 
 
+_DEBIASED_NULL = "closed form: 0, deviation sqrt(2 / (n (n - 3)))"
 KAZI_AOUAL = "closed form (Kazi-Aoual et al. 1995)"
 CKA = Metric(
     "cka",
     _prepare_linear,
     score_kernel,
-    chance_kernel,
+    _chance_kernel,
     UP_TO_ONE,
     KAZI_AOUAL,
     SHAPE,
-    score_all=score_all_linear,
+    score_all=_score_all_linear,
 )
-DEBIASED = "closed form: 0, deviation sqrt(2 / (n (n - 3)))"
-
-
 CKA_DEBIASED = Metric(
     "cka_debiased",
     _prepare_hollow,
     score_kernel,
     chance_hollow,
     (-1.0, 1.0),
-    DEBIASED,
+    _DEBIASED_NULL,
     SHAPE,
-    score_all=score_all_linear,
+    score_all=_score_all_linear,
 )
-CKA_RBF = Metric("cka_rbf", _prepare_rbf, score_kernel, chance_kernel, UP_TO_ONE, KAZI_AOUAL, SHAPE, quadratic=True)
-
-
+CKA_RBF = Metric("cka_rbf", _prepare_rbf, score_kernel, _chance_kernel, UP_TO_ONE, KAZI_AOUAL, SHAPE, quadratic=True)
 CKA_RBF_DEBIASED = Metric(
-    "cka_rbf_debiased", _prepare_rbf_hollow, score_kernel, chance_hollow, (-1.0, 1.0), DEBIASED, SHAPE, quadratic=True
+    "cka_rbf_debiased",
+    _prepare_rbf_hollow,
+    score_kernel,
+    chance_hollow,
+    (-1.0, 1.0),
+    _DEBIASED_NULL,
+    SHAPE,
+    quadratic=True,
 )

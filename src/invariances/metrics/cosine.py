@@ -10,10 +10,10 @@ import torch
 from invariances.errors import SpaceError
 from invariances.metrics import nulls
 from invariances.metrics.nulls import Moments
-from invariances.metrics.score import ROTATION, SCALES, Metric, Score, normal_score
+from invariances.metrics.score import ROTATION, SCALES, Metric, Score, few_samples_p, normal_score
 from invariances.relative import scale
 
-__all__ = ["COSINE", "PEARSON"]
+__all__ = ["COSINE", "PEARSON", "centred_rows"]
 
 
 class _Rows:
@@ -44,7 +44,18 @@ def _prepare_cosine(x: torch.Tensor, classes: torch.Tensor | None) -> _Rows:
     return _Rows(scale(x), classes)
 
 
-def _prepare_pearson(x: torch.Tensor, classes: torch.Tensor | None) -> _Rows:
+def centred_rows(x: torch.Tensor) -> torch.Tensor:
+    """Rows of mean 0 and norm 1, whose products are Pearson correlations.
+
+    Parameters
+    ----------
+    x : tensor of shape (n, d)
+
+    Raises
+    ------
+    SpaceError
+        If all features of a row are equal.
+    """
     x = scale(x)
     centred = x - x.mean(dim=1, keepdim=True)
     flat = centred.norm(dim=1) <= 1e-6
@@ -53,7 +64,11 @@ def _prepare_pearson(x: torch.Tensor, classes: torch.Tensor | None) -> _Rows:
             f"Pearson correlation is undefined for {int(flat.sum())} row(s) whose features are all equal "
             f"(first: row {int(flat.nonzero()[0])}); drop these samples in every space"
         )
-    return _Rows(scale(centred), classes)
+    return scale(centred)
+
+
+def _prepare_pearson(x: torch.Tensor, classes: torch.Tensor | None) -> _Rows:
+    return _Rows(centred_rows(x), classes)
 
 
 def _score_rows(a: _Rows, b: _Rows) -> float:
@@ -81,7 +96,13 @@ def _chance_rows(a: _Rows, b: _Rows, score: float, permutations: int) -> Score:
     else:  # the same sum, from n x n products
         overlap = (a.centred[:, :d] @ b.centred[:, :d].T).square()
     variance = float(overlap.sum(dtype=torch.float64)) / (n**2 * (n - 1))
-    return normal_score(score, Moments(float(a.mean[:d] @ b.mean[:d]), math.sqrt(max(0.0, variance))), within)
+    known = normal_score(score, Moments(float(a.mean[:d] @ b.mean[:d]), math.sqrt(max(0.0, variance))), within)
+
+    def permuted(orders: torch.Tensor) -> torch.Tensor:
+        products = a.unit[:, :d].double() @ b.unit[:, :d].double().T
+        return products[torch.arange(n), orders].sum(dim=1)
+
+    return few_samples_p(known, n, permuted)
 
 
 COSINE = Metric(

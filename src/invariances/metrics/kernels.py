@@ -16,17 +16,16 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from invariances.spaces import StoredSpace, chunks
+from invariances.spaces import OpenSpace, chunks
 
-__all__ = ["ENTRY", "Method", "Products", "Rows", "TILE_BYTES", "cheaper", "linear_products"]
+__all__ = ["MULTIPLICATIONS_PER_ENTRY", "Method", "Products", "TILE_BYTES", "cheaper", "linear_products"]
 
 
-Rows: TypeAlias = "torch.Tensor | StoredSpace"
 Method: TypeAlias = "Literal['auto', 'features', 'gram']"
 
 TILE_BYTES = 64 * 2**20
 """Memory for the accumulators of one tile of pairs, or for the rows of one tile of all Gram matrices."""
-ENTRY = 64
+MULTIPLICATIONS_PER_ENTRY = 64
 """Multiplications that take as long as writing an entry of a Gram matrix and reading it again."""
 
 
@@ -41,7 +40,7 @@ class Products(NamedTuple):
     """Shape (N,)."""
 
 
-def linear_products(spaces: Sequence[Rows], method: Method = "auto") -> Products:
+def linear_products(spaces: Sequence[OpenSpace], method: Method = "auto") -> Products:
     """Inner products of the centred linear kernels of all pairs of spaces.
 
     Parameters
@@ -69,14 +68,14 @@ def cheaper(n: int, widths: Sequence[int]) -> Literal["features", "gram"]:
     total = sum(widths)
     features = n * (total**2 + sum(d**2 for d in widths)) / 2
     # of half of each Gram matrix: the products that make an entry, those with the other models', its memory
-    gram = n**2 / 2 * (total + len(widths) * (len(widths) + ENTRY))
+    gram = n**2 / 2 * (total + len(widths) * (len(widths) + MULTIPLICATIONS_PER_ENTRY))
     return "gram" if gram < features else "features"
 
 
 class _Centred(NamedTuple):
     """A space of which centred rows are read."""
 
-    space: Rows
+    space: OpenSpace
     first: torch.Tensor
     mean: torch.Tensor
     """Of what is left when the first row is taken off: far from the origin the mean itself would be rounded."""
@@ -86,7 +85,7 @@ class _Centred(NamedTuple):
         return (self.space[rows] - self.first - self.mean.to(self.first)).to(self.dtype)
 
 
-def _mean(space: Rows) -> torch.Tensor:
+def _mean(space: OpenSpace) -> torch.Tensor:
     first = space[:1]
     total = torch.zeros(space.shape[1], dtype=torch.float64)
     for rows in chunks(len(space), space.shape[1] * 8):

@@ -29,7 +29,6 @@ __all__ = [
     "blocks_of",
     "blocks_of_features",
     "class_sums",
-    "counted_p",
     "few_permutations",
     "hollow_deviation",
     "kernel_moments",
@@ -47,8 +46,8 @@ PERMUTATIONS = 20
 TOLERANCE = 0.002
 """Estimated standard error at which the mean over shuffles within classes is good enough."""
 FEW_SAMPLES = 12
-"""With at most so many samples, p of kernels is counted over permutations: the normal tail is far too thin there."""
-MOST_ENUMERATED = 720
+"""With at most so many samples, p is counted over permutations."""
+_MOST_ENUMERATED = 720
 """Permutations that are all tried: those of 6 samples."""
 LEAST_RANK = 16
 """Rank from which on the asymptotic law of a sum of singular values is used."""
@@ -294,22 +293,16 @@ def shuffles(n: int, classes: torch.Tensor | None = None, seed: int = 0) -> Iter
 
 
 def few_permutations(n: int) -> torch.Tensor:
-    """Permutations of few rows, the identity first: all n! where they are at most 720, else 999 seeded ones after it.
+    """Permutations of few rows, the identity first: all n! of at most 6, else 999 seeded ones after it.
 
     Returns
     -------
     tensor of shape (count, n)
     """
-    if math.factorial(n) <= MOST_ENUMERATED:
+    if math.factorial(n) <= _MOST_ENUMERATED:
         return torch.tensor(list(permutations(range(n))))
     draws = shuffles(n)
     return torch.stack([torch.arange(n), *(next(draws) for _ in range(999))])
-
-
-def counted_p(scores: torch.Tensor) -> float:
-    """The share of permutations that score as high as the first, which is the identity."""
-    round_off = 1e-9 * float(scores.abs().max())
-    return float((scores >= scores[0] - round_off).double().mean())
 
 
 def shuffled(score: Callable[[torch.Tensor], float], n: int, count: int) -> np.ndarray:

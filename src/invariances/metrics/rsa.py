@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from invariances.errors import SpaceError
 from invariances.metrics.cka import FullState, chance_hollow, score_kernel
-from invariances.metrics.cosine import _prepare_pearson
+from invariances.metrics.cosine import centred_rows
 from invariances.metrics.score import SCALES, Metric, check_rows, subsample
 
 __all__ = ["RSA", "RSA_PEARSON"]
@@ -21,7 +21,7 @@ def _prepare_rsa(ranked: bool) -> Callable[[torch.Tensor, torch.Tensor | None], 
     def prepare(x: torch.Tensor, classes: torch.Tensor | None) -> FullState:
         check_rows(x, 4, "RSA")
         x, classes = subsample(x, classes)
-        profiles = _prepare_pearson(x.double(), None).unit
+        profiles = centred_rows(x.double())
         above = torch.triu_indices(len(x), len(x), 1)
         # rounded, lest equal distances be ranked by their round-off
         dissimilarity = (1 - profiles @ profiles.T)[above[0], above[1]].round(decimals=12)

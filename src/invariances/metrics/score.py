@@ -12,7 +12,7 @@ import torch
 from scipy.stats import norm
 
 from invariances.errors import SpaceError
-from invariances.metrics.nulls import Moments
+from invariances.metrics.nulls import FEW_SAMPLES, Moments, few_permutations
 from invariances.spaces import class_codes, unit_factor
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "check_rows",
     "counted_score",
     "few_axes",
+    "few_samples_p",
     "normal_score",
     "subsample",
 ]
@@ -35,7 +36,7 @@ __all__ = [
 
 SUBSAMPLE = 2000
 """Rows that the metrics of quadratic cost use where there are more; drawn once, by seed 0."""
-ROUND_OFF = 1e-6
+_ROUND_OFF = 1e-6
 """Scores that differ by no more count as equal: single precision cannot tell them apart."""
 
 
@@ -56,7 +57,7 @@ class Score(NamedTuple):
     """
     p: float
     """One-sided p-value of the null: normal in z (too small where few axes carry the variance), or counted over
-    permutations, as for kernels of at most 12 samples."""
+    permutations, as of at most 12 samples."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,38 @@ def normal_score(score: float, null: Moments, within: float, perfect: float = 1.
 def counted_score(score: float, draws: np.ndarray, within: float, perfect: float = 1.0) -> Score:
     """A score whose null is a sample of shuffles."""
     mean, deviation = float(draws.mean()), float(draws.std(ddof=1))
-    closer = draws >= score - ROUND_OFF if perfect > mean else draws <= score + ROUND_OFF
+    closer = draws >= score - _ROUND_OFF if perfect > mean else draws <= score + _ROUND_OFF
     known = normal_score(score, beyond_round_off(mean, deviation), within, perfect)
     return known._replace(p=(int(closer.sum()) + 1) / (len(draws) + 1))
 
 
+def few_samples_p(known: Score, n: int, scores: Callable[[torch.Tensor], torch.Tensor]) -> Score:
+    """The score with p counted over permutations where there are few samples; otherwise as it is.
+
+    Parameters
+    ----------
+    known : Score
+        With a normal p, whose tail is far too thin for few samples.
+    n : int
+        Number of samples.
+    scores : callable
+        What permutations of one side's rows, shape (count, n), score, in any unit: shape (count,).
+    """
+    if n > FEW_SAMPLES or math.isnan(known.z):
+        return known
+    shuffled = scores(few_permutations(n))
+    round_off = 1e-9 * float(shuffled.abs().max())
+    # the first permutation is the identity, which counts as one of them
+    return known._replace(p=float((shuffled >= shuffled[0] - round_off).double().mean()))
+
+
 def beyond_round_off(mean: float, deviation: float) -> Moments:
     """Moments that were not computed exactly: a deviation of round-off is none."""
-    return Moments(mean, deviation if deviation > ROUND_OFF else 0.0)
+    return Moments(mean, deviation if deviation > _ROUND_OFF else 0.0)
 
 
 def _calibrated(score: float, null: float, perfect: float) -> float:
-    return (score - null) / (perfect - null) if abs(perfect - null) >= ROUND_OFF else math.nan
+    return (score - null) / (perfect - null) if abs(perfect - null) >= _ROUND_OFF else math.nan
 
 
 def _p_value(z: float) -> float:
@@ -151,7 +172,5 @@ def subsample(x: torch.Tensor, classes: torch.Tensor | None) -> tuple[torch.Tens
 
 SCALES = frozenset({"isotropic-scale", "sample-scale"})
 ROTATION = frozenset({"permutation", "orthogonal"})
-
-
 SHAPE = ROTATION | {"isotropic-scale", "translation"}
 UP_TO_ONE = (0.0, 1.0)

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from invariances.errors import SpaceError
-from invariances.product import Product, check
+from invariances.product import Product, check_product
 from invariances.zoo import checkpoints, datasets, models, networks, store, trained, training, workers
 from invariances.zoo.locating import STRICT
 from invariances.zoo.recipes import Recipe, Training
@@ -53,7 +53,7 @@ class HeadRecipe:
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check(self.similarities, self.anchors, self.width, self.aggregation, equal_weights=self.equal_weights)
+        check_product(self.similarities, self.anchors, self.width, self.aggregation, equal_weights=self.equal_weights)
         return self
 
     def key(self, numerics: str) -> str:

@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from invariances.paper.plan import PlannedRow, head_recipe, members
 from invariances.paper.plots import Drawing
 from invariances.paper.settings import Settings
-from invariances.product import EPS
+from invariances.product import LAYER_NORM_EPS
 from invariances.relative import relative
 from invariances.zoo import datasets, trained, workers
 from invariances.zoo.heads import Head, HeadRecipe
@@ -204,7 +204,8 @@ def component_agreement(
 def _views(spaces: dict[str, np.ndarray], anchors: int, component: str) -> tuple[np.ndarray, np.ndarray]:
     """A component's features, each of mean 0 and variance 1 over the samples, and its centred profiles of length 1."""
     pool, test = (torch.from_numpy(spaces[split]) for split in ("pool", "test"))
-    profiles = torch.nn.functional.layer_norm(relative(test, pool[:anchors], component), (anchors,), eps=EPS).numpy()
+    profiles = relative(test, pool[:anchors], component)
+    profiles = torch.nn.functional.layer_norm(profiles, (anchors,), eps=LAYER_NORM_EPS).numpy()
     centred = profiles - profiles.mean(0)
     return _divided(centred, centred.std(0)), _divided(centred, np.linalg.norm(centred, axis=1, keepdims=True))
 

@@ -27,7 +27,7 @@ class Run(NamedTuple):
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
-    def end(self, seconds=120):
+    def end(self, seconds=600):
         """Exit status, standard output and standard error."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"still running after {seconds} s"
@@ -44,7 +44,7 @@ class Run(NamedTuple):
                 continue
         return found
 
-    def no_orphan(self, seconds=15):
+    def no_orphan(self, seconds=300):
         wait(lambda: not self.workers(), seconds)
 
     def finished(self):
@@ -72,7 +72,7 @@ def held(lock):
         return True
 
 
-def wait(until, seconds=60):
+def wait(until, seconds=300):
     """Poll until something holds."""
     end = time.monotonic() + seconds
     while not until():

@@ -13,8 +13,7 @@ import numpy as np
 
 from invariances import zoo
 from invariances.cli import app, main
-from invariances.zoo import checkpoints as checkpoint_files
-from invariances.zoo import datasets, store
+from invariances.zoo import checkpoints, datasets, store, workers
 from invariances.zoo.locating import View
 from invariances.zoo.recipes import Network, Recipe, Training
 
@@ -35,14 +34,14 @@ def digest(trained):
 
 
 @app.command()
-def some_models(n: int, processes: int, checkpoints: bool = False, killed_at: int = 0) -> None:
+def some_models(n: int, processes: int, every_step: bool = False, killed_at: int = 0) -> None:
     """Train models of seeds 0, 1, ..., n - 1, perhaps with a checkpoint after every step.
 
     Perhaps it is killed where it would give a checkpoint's file its name the `killed_at`-th time: of
     every two, the first is that of the arrays, the second that of the note.
     """
-    if checkpoints:
-        checkpoint_files.CHECKPOINT_SECONDS = 0.0
+    if every_step:
+        checkpoints.CHECKPOINT_SECONDS = 0.0
     if killed_at:
         die_at(killed_at)
     for recipe, trained in zoo.train(recipes(n), "cpu", processes).items():
@@ -80,5 +79,6 @@ def command(arguments, environment, folder, largest_file=None):
             lines.write(f"{kind} {key}\n")
 
     store.save = save_and_say
+    workers.LOG_SECONDS = float("inf")  # no line of progress, however slow this machine is
     sys.argv = ["invariances", *arguments]
     main()

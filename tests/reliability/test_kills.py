@@ -48,7 +48,7 @@ def test_killed_at_twenty_moments_the_models_are_those_of_an_undisturbed_run(
 
 
 def test_killed_in_the_midst_of_a_training_it_goes_on_from_a_checkpoint(start, undisturbed, monkeypatch):
-    arguments = ["some-models", "2", "1", "--checkpoints"]
+    arguments = ["some-models", "2", "1", "--every-step"]
     written = 0
     for killed_at in (3, 4, 9, 12, 20, 1):  # odd: before its arrays are in place; even: before its note is
         run = start(2, arguments=[*arguments, "--killed-at", str(killed_at)])

@@ -102,12 +102,12 @@ def test_on_a_gpu_seeds_of_a_recipe_go_together_and_nothing_else_does():
     first, other = seeds(count=12), seeds("vit", count=2)
     longer = seeds(epochs=3, count=1)
     mixed = [first[0], *other, *longer, *first[1:]]
-    groups = training.together(mixed, torch.device("cuda"))
+    groups = training.seeds_at_once(mixed, torch.device("cuda"))
     assert groups == [tuple(first[:10]), tuple(first[10:]), tuple(other), tuple(longer)]
-    assert training.together(mixed, CPU) == [(recipe,) for recipe in [*first, *other, *longer]]
+    assert training.seeds_at_once(mixed, CPU) == [(recipe,) for recipe in [*first, *other, *longer]]
     text = Recipe("0" * 20, "trec", "classification", Network("bert", 1, 16, heads=2), Training(1), 0)
     assert "bert" not in FAMILIES
-    assert len(training.together([text, Recipe(**{**vars(text), "seed": 1})], torch.device("cuda"))) == 2
+    assert len(training.seeds_at_once([text, Recipe(**{**vars(text), "seed": 1})], torch.device("cuda"))) == 2
 
 
 def test_recipes_that_differ_by_more_than_their_seed_are_refused():
@@ -123,7 +123,7 @@ def test_of_seeds_that_go_together_those_in_the_store_are_not_trained_again(tmp_
     recipes = seeds(count=4, epochs=1)
     zoo.train(recipes[1:2], "cpu")
     # as on a GPU, which this machine need not have
-    monkeypatch.setattr(training, "together", lambda some, device: [tuple(some)] if some else [])
+    monkeypatch.setattr(training, "seeds_at_once", lambda some, device: [tuple(some)] if some else [])
     trained = zoo.train(recipes, "cpu")
     assert stacks == [recipes[1:2], [recipes[0], *recipes[2:]]]
     assert [model.recipe for model in trained.values()] == recipes
@@ -142,7 +142,7 @@ def test_a_stack_that_a_gpu_cannot_hold_is_halved(tmp_path, monkeypatch):
         return train(some, *rest)
 
     monkeypatch.setattr(training, "train", small_gpu)
-    monkeypatch.setattr(training, "together", lambda some, device: [tuple(some)])
+    monkeypatch.setattr(training, "seeds_at_once", lambda some, device: [tuple(some)])
     recipes = seeds(count=5, epochs=0)
     assert len(zoo.train(recipes, "cpu")) == 5
     assert tried == [5, 2, 3, 1, 2]

@@ -195,7 +195,7 @@ def make_slowly(log):
 
 
 def fetch_together(start, log):
-    start.wait(60)
+    start.wait(300)
     same(store.fetch("models", "k", lambda: make_slowly(log)), artefact(1.0))
 
 
@@ -205,7 +205,7 @@ def test_two_processes_that_want_the_same_make_it_once(tmp_path, home):
     other = context.Process(target=fetch_together, args=(start, log), daemon=True)
     other.start()
     fetch_together(start, log)
-    other.join(60)
+    other.join(300)
     assert other.exitcode == 0
     assert log.read_text() == "made\n"
     assert files(home) == ["k.json", "k.safetensors"]
@@ -215,7 +215,7 @@ def test_threads_that_want_the_same_make_it_once_and_others_do_not_wait(tmp_path
     log, start, found = tmp_path / "log", threading.Barrier(4), []
 
     def fetch(key):
-        start.wait(10)
+        start.wait(300)
         found.append((key, store.fetch("models", key, lambda: make_slowly(log))))
 
     threads = [threading.Thread(target=fetch, args=(key,)) for key in ("k", "k", "k", "other")]
@@ -223,7 +223,7 @@ def test_threads_that_want_the_same_make_it_once_and_others_do_not_wait(tmp_path
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
     assert len(found) == 4
     assert log.read_text() == "made\n" * 2
     assert time.monotonic() - started < 0.95  # two makings of 0.5 s, side by side
@@ -422,14 +422,14 @@ def test_two_that_want_the_same_many_in_another_order_wait_for_each_other_and_ma
         return {key: artefact(ord(key)) for key in keys}
 
     def fetch(keys):
-        start.wait(10)
+        start.wait(300)
         found.append(store.fetch_many("models", keys, make))
 
     threads = [threading.Thread(target=fetch, args=(keys,), daemon=True) for keys in ("abcd", "dcbe")]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(300)
     assert len(found) == 2  # no deadlock
     assert sorted(made) == ["a", "b", "c", "d", "e"]
 
@@ -605,7 +605,7 @@ def test_pruning_deletes_what_it_says_and_nothing_else(home, options, gone):
 
 
 def hold(key, ready, done):
-    store.fetch("models", key, lambda: ready.set() or (done.wait(60) and artefact()))
+    store.fetch("models", key, lambda: ready.set() or (done.wait(300) and artefact()))
 
 
 def test_nothing_that_a_running_process_works_on_is_pruned(home):
@@ -615,12 +615,12 @@ def test_nothing_that_a_running_process_works_on_is_pruned(home):
     ready, done = context.Event(), context.Event()
     other = context.Process(target=hold, args=(KEYS[0], ready, done), daemon=True)
     other.start()
-    assert ready.wait(60)
+    assert ready.wait(300)
     assert ("models", 0, "in use") in listed(store.entries(contents=CONTENTS))
     assert listed(store.prune(store.Selection(everything=True), CONTENTS)) == {("models", 1, "stored")}
     assert (home / "models" / f"{KEYS[0]}.safetensors.part").exists()
     done.set()
-    other.join(60)
+    other.join(300)
     assert other.exitcode == 0
     assert store.has("models", KEYS[0])
     assert ("models", 0, "stored") in listed(store.entries(contents=CONTENTS))

@@ -2,6 +2,7 @@ import io
 import math
 import operator
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -298,10 +299,21 @@ def test_a_unit_that_fails_leaves_no_listener_behind(moves, look):
     assert moves == [1]
 
 
-def test_nothing_is_shown_where_standard_error_is_no_terminal(look):
-    shown = look(io.StringIO())
+def test_short_work_leaves_no_line_in_a_log(look):
+    log = look(io.StringIO())
     list(workers.run(in_steps, [4, 8], "training", 1, size=float))
-    assert shown.getvalue() == ""
+    assert log.getvalue() == ""
+
+
+def test_long_work_leaves_whole_lines_in_a_log_seldom(look, monkeypatch):
+    monkeypatch.setattr(workers, "LOG_SECONDS", 0.5)
+    log, began = look(io.StringIO()), time.monotonic()
+    list(workers.run(slowly, [5, 10], "training", 1, size=float))  # 2.4 s at least
+    lines = log.getvalue().splitlines()
+    assert log.getvalue() == "".join(f"{line}\n" for line in lines)
+    assert all(re.fullmatch(r"training [012]/2: +\d+% \[[^\r]*, loss=0\.5\]", line) for line in lines)
+    assert lines[-1].startswith("training 2/2: 100% ")
+    assert 2 <= len(lines) <= (time.monotonic() - began) / 0.5 + 1
 
 
 def test_units_on_a_cluster_move_the_bar_while_they_work(moves, look, monkeypatch):

@@ -198,8 +198,8 @@ def _view(variant: Variant, network: Network, settings: Settings) -> locating.Vi
     common = {"dataset": variant.dataset, "data": settings.value("data"), "n_train": n_train, "n_test": sizes.n_test}
     if source.kind == "image":
         pixels = sizes.pixels_imagenet if variant.dataset == "imagenet" else sizes.pixels
-        return locating.View(**common, pixels=pixels, channels=1 if "mnist" in variant.dataset else 3)
-    crosses = settings.section == "stitching" and source.config is not None
+        return locating.View(**common, pixels=pixels, channels=source.channels)
+    crosses = settings.section == "stitching" and source.language is not None
     return locating.View(
         **common,
         tokenizer=network.checkpoint or ("byte-bpe" if network.family == "roberta" else "wordpiece"),

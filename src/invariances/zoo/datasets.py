@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from invariances.errors import DataError
 from invariances.zoo import store
 from invariances.zoo.decoding import decode
+from invariances.zoo.home import data_folder
 from invariances.zoo.locating import STRICT, Located, View, locate
 from invariances.zoo.sources import (
     REGISTRY,
@@ -44,7 +45,15 @@ class Prepared:
 
 
 def status(data: str = "auto") -> pd.DataFrame:
-    """What can be reached, from where, and how many samples; a missing data set is a row too."""
+    """What can be reached, from where, and how many samples; a missing data set is a row too.
+
+    Raises
+    ------
+    DataError
+        If INVARIANCES_DATA is to be read but names no folder.
+    """
+    if data == "auto":
+        data_folder()
     return pd.DataFrame([_status_row(name, data) for name in REGISTRY])
 
 
@@ -52,7 +61,7 @@ def _status_row(name: str, data: str) -> dict[str, Any]:
     source = REGISTRY[name]
     row = {
         "data set": name,
-        "hub id": "/".join(filter(None, (source.hub, source.config))),
+        "hub id": "/".join(filter(None, (source.hub, source.language))),
         "revision": source.revision[:7] if source.pinned else source.revision or "main",
     }
     sizes = {"from": "missing", "train": "-", "test": "-"}

@@ -139,8 +139,9 @@ def _decode_texts(view: View, found: Located) -> Decoded:
 
 
 def _generated(dataset: str, n: int, seed: int) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    if dataset.startswith("amazon"):
-        texts, labels = builtin.reviews(n, seed, REGISTRY[dataset].config)
+    language = REGISTRY[dataset].language
+    if language:
+        texts, labels = builtin.reviews(n, seed, language)
         return texts, labels, {stars - 1: str(stars) for stars in range(1, 6)}
     texts, labels = builtin.questions(n, seed)
     return texts, labels, dict(enumerate(builtin.QUESTION_CLASSES))
@@ -148,7 +149,7 @@ def _generated(dataset: str, n: int, seed: int) -> tuple[list[str], np.ndarray, 
 
 def _parallel(view: View) -> list[str]:
     """Parallel sentences in the view's language, the same sentences for every language."""
-    language = REGISTRY[view.dataset].config
+    language = REGISTRY[view.dataset].language
     found, source = locate("multi30k", view.data), REGISTRY["multi30k"]
     if language not in source.inputs:
         raise DataError(f"multi30k has no parallel sentences in {language!r}; choose from {', '.join(source.inputs)}")

@@ -103,7 +103,7 @@ def locate(name: str, data: str = "auto") -> Located:
         revision = source.revision if source.pinned else commit
         return Located(name, f"hub {source.hub} at {revision[:12]}", revision, None, revision)
     split = absent[0] if absent else "train"
-    wanted = "/".join(filter(None, (source.hub, source.config, f"{split}-00000-of-00001.parquet")))
+    wanted = "/".join(filter(None, (source.hub, source.language, f"{split}-00000-of-00001.parquet")))
     if folder:
         looked = f"there is no {wanted} under {'INVARIANCES_DATA' if data == 'auto' else folder}"
     else:
@@ -118,7 +118,7 @@ def locate(name: str, data: str = "auto") -> Located:
 
 def parquet_files(source: Source, folder: Path) -> dict[str, list[str]]:
     """The Parquet files of a data set in a folder, by split; a split that is not there has none."""
-    place = folder / source.hub / (source.config or "")
+    place = folder / source.hub / (source.language or "")
     return {split: [str(path) for path in sorted(place.glob(f"{split}-*.parquet"))] for split in ("train", "test")}
 
 

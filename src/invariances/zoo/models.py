@@ -44,7 +44,7 @@ def train_missing(recipes: Sequence[Recipe], device: torch.device, processes: in
     if device.type == "cuda" and processes is None:
         processes = 1
     unit = partial(_make, device=str(device))
-    for _ in workers.run(unit, training.together(missing, device), "training models", processes, size=_epochs):
+    for _ in workers.run(unit, training.seeds_at_once(missing, device), "training models", processes, size=_epochs):
         pass
 
 

@@ -90,7 +90,7 @@ REGISTRY: dict[str, Checkpoint] = {
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
 }
-"""The lineage's checkpoints by name, and two that come as packages."""
+"""Checkpoints by name: those of the code that the paper builds on, and two that come as packages."""
 
 
 class Found(NamedTuple):
@@ -110,7 +110,7 @@ def find(name: str) -> Found:
     Parameters
     ----------
     name : str
-        As in the module's docstring; after ``@`` perhaps the digest that the weights must have.
+        A name of `REGISTRY`, a hub id, or a path; after ``@`` perhaps the digest that the weights must have.
 
     Raises
     ------

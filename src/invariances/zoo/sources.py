@@ -56,8 +56,10 @@ class Source(NamedTuple):
     """A remark for people; the publisher's words count."""
     stand_in: str | None
     """The embedded stand-in's name, if there is one."""
-    config: str | None = None
-    """The folder below that of the hub id in which a local copy lies: a language."""
+    channels: Literal[0, 1, 3] = 0
+    """Of pictures: 1 where all are grey, 3 for colour."""
+    language: str | None = None
+    """Of reviews, where there are several; also the folder below that of the hub id in which a local copy lies."""
     hub_folder: str | None = None
     """The folder of the hub's repository to read, where it is not the whole of it."""
     shards: dict[str, Shards] | None = None
@@ -91,9 +93,11 @@ def _named(*names: str, first: int = 0) -> Classes:
     return Classes(len(names), names_digest(names), names, first)
 
 
-def _pictures(hub: str, revision: str, column: str, label: str, classes: Classes, licence: str) -> Source:
-    columns = {column: "image", label: "class"}
-    return Source(hub, revision, "image", columns, (column,), label, classes, licence, "digits")
+def _pictures(hub: str, revision: str, columns: tuple[str, str], classes: Classes, licence: str) -> Source:
+    """Colour pictures; `columns` are the picture's and the label's."""
+    picture, label = columns
+    types = {picture: "image", label: "class"}
+    return Source(hub, revision, "image", types, (picture,), label, classes, licence, "digits", channels=3)
 
 
 def _reviews(language: str) -> Source:
@@ -111,20 +115,19 @@ def _reviews(language: str) -> Source:
         classes=_named("1", "2", "3", "4", "5", first=1),
         licence="academic research only",
         stand_in=stand_in,
-        config=language,
+        language=language,
         hub_folder=language,
     )
 
 
 # The commits were found recorded in public code; they have not been checked against the hub itself.
 _MNIST = _pictures(
-    "ylecun/mnist", "77f3279092a1c1579b2250db8eafed0ad422088c", "image", "label", _named(*"0123456789"), "MIT"
-)
+    "ylecun/mnist", "77f3279092a1c1579b2250db8eafed0ad422088c", ("image", "label"), _named(*"0123456789"), "MIT"
+)._replace(channels=1)
 _FASHION = _pictures(
     "zalando-datasets/fashion_mnist",
     "531be5e2ccc9dba0c201ad3ae567a4f3d16ecdd2",
-    "image",
-    "label",
+    ("image", "label"),
     _named(
         "T - shirt / top",
         "Trouser",
@@ -138,28 +141,25 @@ _FASHION = _pictures(
         "Ankle boot",
     ),
     "MIT",
-)
+)._replace(channels=1)
 _CIFAR_10 = _pictures(
     "uoft-cs/cifar10",
     "0b2714987fa478483af9968de7c934580d0bb9a2",
-    "img",
-    "label",
+    ("img", "label"),
     _named("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "none stated",
 )
 _CIFAR_100 = _pictures(
     "uoft-cs/cifar100",
     "aadb3af77e9048adbea6b47c21a81e47dd092ae5",
-    "img",
-    "fine_label",
+    ("img", "fine_label"),
     Classes(100, "3e2584150e2896e2b13ce110ab35d159d468eedf53741f2e60c931c9700b6741"),
     "none stated",
 )._replace(columns={"img": "image", "fine_label": "class", "coarse_label": "class"})
 _IMAGENET = _pictures(
     "ILSVRC/imagenet-1k",
     "49e2ee26f3810fb5a7536bbf732a7b07389a47b5",
-    "image",
-    "label",
+    ("image", "label"),
     Classes(1000, "937eaf0024f6061b49ed40d4fbeda028f58571990fd1e3ec8c026bc29fc38f71"),
     "non-commercial",
 )._replace(

@@ -129,7 +129,7 @@ def scored(task: str, outputs: torch.Tensor, data: dict[str, torch.Tensor]) -> d
 
 
 def quality(task: str, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-    """Scores of a head's outputs: ``mse``; or ``accuracy``, ``f1`` (weighted, as in the lineage) and ``f1_macro``."""
+    """Scores of a head's outputs: ``mse``; or ``accuracy``, weighted ``f1`` and ``f1_macro``."""
     if task == "reconstruction":
         return {"mse": mean_squared_error(outputs, targets)}
     truth, answer = targets.cpu().numpy(), outputs.argmax(dim=1).cpu().numpy()

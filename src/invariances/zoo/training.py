@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from invariances.errors import ParameterError
 from invariances.zoo import checkpoints, datasets
 from invariances.zoo.checkpoints import Run, under_way
 from invariances.zoo.networks import MASK, MaskedLanguage, Model
@@ -46,13 +47,13 @@ __all__ = [
     "deterministic",
     "fit",
     "numerics",
-    "together",
+    "seeds_at_once",
     "train",
 ]
 
 
 GRADIENT_NORM = 10.0
-"""Bound on the norm of a model's gradient, as in the lineage."""
+"""Bound on the norm of a model's gradient, as in the code that the paper builds on."""
 ANCHOR_STEPS = {"bert": 5, "roberta": 5}
 """Steps after which a family's anchors are embedded anew, where it is not every step. For texts that would cost more
 than all else; autoencoders of digits end with twice the error if theirs are five steps old."""
@@ -73,7 +74,7 @@ def numerics(device: torch.device) -> str:
     return "cuda-bf16" if device.type == "cuda" else "cpu-fp32"
 
 
-def together(recipes: Sequence[Recipe], device: torch.device, most: int = 10) -> list[tuple[Recipe, ...]]:
+def seeds_at_once(recipes: Sequence[Recipe], device: torch.device, most: int = 10) -> list[tuple[Recipe, ...]]:
     """Recipes in groups that `train` takes at once: seeds of one recipe on a GPU, each alone elsewhere."""
     groups: dict[Recipe, list[list[Recipe]]] = {}
     for recipe in recipes:
@@ -101,10 +102,15 @@ def train(recipes: Sequence[Recipe], device: torch.device, advance: Advance | No
     -------
     list of Artefact
         One per recipe, as `unpack` reads it.
+
+    Raises
+    ------
+    ParameterError
+        If the recipes differ by more than their seed.
     """
     first, keys = recipes[0], [recipe.key(numerics(device)) for recipe in recipes]
     if {replace(recipe, seed=0) for recipe in recipes} != {replace(first, seed=0)}:
-        raise ValueError("only recipes that differ by their seed can be trained together; train the others apart")
+        raise ParameterError("only recipes that differ by their seed can be trained at once; train the others apart")
     prepared = datasets.load(first.data)
     data = {name: _placed(torch.from_numpy(array), device) for name, array in prepared.arrays.items()}
     models, streams, orders = [], [], []

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -37,6 +37,8 @@ SCHEDULER_TIMEOUT = 8
 """Seconds after which a scheduler counts as out of reach."""
 REPORT_SECONDS = 0.5
 """Seconds between two reports of a unit on its way."""
+LOG_SECONDS = 60.0
+"""Seconds between two lines of progress in a log; work that takes less leaves no line there."""
 POLL_SECONDS = 0.05
 """Seconds between two looks at what is finished elsewhere."""
 
@@ -155,21 +157,39 @@ def advance(amount: float, **shown: object) -> None:
         )
 
 
+class _Lines:
+    """A log for a progress bar: what would be drawn over the last state becomes a line of its own."""
+
+    def __init__(self, log: TextIO) -> None:
+        self.log = log
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.log.write(f"{text.strip()}\n")
+
+    def flush(self) -> None:
+        self.log.flush()
+
+
+def _bar(total: float) -> tqdm:
+    """A bar on a terminal or in a notebook, whose kernel is no terminal; elsewhere a line now and then."""
+    shape = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+    if sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel"):
+        return tqdm(total=total, bar_format=shape, mininterval=REPORT_SECONDS)
+    line = shape.replace("|{bar}|", "")
+    return tqdm(
+        total=total, bar_format=line, mininterval=LOG_SECONDS, delay=LOG_SECONDS, miniters=0, file=_Lines(sys.stderr)
+    )
+
+
 class _Progress:
     """The one bar of a run. What a lost worker had done counts once: an item never falls behind what it reported."""
 
     def __init__(self, label: str, sizes: Sequence[float]) -> None:
         self.label, self.sizes, self.done, self.finished = label, sizes, [0.0] * len(sizes), 0
         self.lock = threading.Lock()  # reports come in on another thread
-        # a notebook's kernel is no terminal, but its front end shows the bar
-        watched = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
-        self.bar = tqdm(
-            total=sum(sizes),
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
-            mininterval=REPORT_SECONDS,
-            disable=not watched,
-        )
-        self.bar.set_description_str(f"{label} 0/{len(sizes)}")
+        self.bar = _bar(sum(sizes))
+        self.bar.set_description_str(f"{label} 0/{len(sizes)}", refresh=False)
 
     def __enter__(self) -> _Progress:
         return self

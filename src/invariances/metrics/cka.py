@@ -164,7 +164,7 @@ def u_inner(inner: _Number, diagonals: _Number, traces: _Number, n: int) -> _Num
     diagonals, traces : float or tensor
         Of their diagonals, ``sum_i K_ii L_ii``, and ``tr(K) tr(L)``.
     n : int
-        _Number of samples.
+        Number of samples.
     """
     return inner - diagonals + traces / ((n - 1) * (n - 2)) - 2 * diagonals / (n - 2)
 

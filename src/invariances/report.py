@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from invariances import __version__
 from invariances.errors import ParameterError
 from invariances.ladders import DELTA
 from invariances.outputs import check_output, write_whole
@@ -185,7 +185,7 @@ class Report:
             f"<p>By the paper's rule (highest calibrated alignment): <b>{self.paper_choice}</b>. "
             "Scores of different spaces are not commensurable, so nothing about T follows from it.</p>"
             f'<img alt="Alignment of pairs and ladder of maps" src="data:image/png;base64,{picture}">{tables}'
-            f"<p>Made by invariances {__version__}.</p></html>"
+            f"<p>Made by invariances {version('invariances')}.</p></html>"
         )
         write_whole(target, page.encode())
         return target

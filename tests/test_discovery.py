@@ -26,7 +26,8 @@ from invariances import (
     cli,
     discover,
 )
-from invariances.ladders import ALL_PAIRS, DELTA, FITS, SMALLEST_FIRST, choose
+from invariances.fitting import ALL_CLASSES
+from invariances.ladders import ALL_PAIRS, DELTA, SMALLEST_FIRST, choose
 from invariances.ladders import CLASSES as MAP_CLASSES
 from invariances.maps import factorise
 from invariances.noise import left_out_ridge, shrunk
@@ -299,7 +300,7 @@ def test_a_permutation_is_a_rotation_where_it_is_not_asked_for():
     assert "permutation" not in set(ladder(given, ANCHORS)["class"])
     assert named(ladder(given, ANCHORS)) == "orthogonal"
     report = discover(given, ANCHORS, permutation=True)
-    assert list(report.ladder["class"]) == list(FITS)
+    assert list(report.ladder["class"]) == list(ALL_CLASSES)
     assert "class 'permutation'" in str(report.verdict)
 
 
@@ -350,7 +351,7 @@ def test_none_is_decided_before_the_size_of_the_classes(best, expected):
 
 
 def test_the_order_of_the_classes_is_that_of_their_parameters():
-    losses = dict.fromkeys(FITS, torch.ones(9))
+    losses = dict.fromkeys(ALL_CLASSES, torch.ones(9))
     parameters = choose([losses], D, 0.01).set_index("class").parameters
     turns = D * (D - 1) // 2
     assert parameters.to_dict() == {

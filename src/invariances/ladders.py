@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from numbers import Real
@@ -19,24 +19,12 @@ import pandas as pd
 import torch
 
 from invariances.errors import SpaceError
-from invariances.maps import (
-    Map,
-    affine_map,
-    constant_map,
-    factorise,
-    identity_map,
-    isotropic_scale_map,
-    orthogonal_map,
-    permutation_map,
-    similarity_map,
-    translation_map,
-)
-from invariances.noise import predicted, shrunk
+from invariances.fitting import ALL_CLASSES, Compared, blocks_of_pairs, compare, read_model
 from invariances.rows import Rows, Spread, of_row, row_columns
-from invariances.spaces import Spaces, anchor_ids, check_whole, read_spaces, shown
-from invariances.structure import singular_values, structure
+from invariances.spaces import OpenSpace, Spaces, anchor_ids, check_whole, open_spaces, shown
+from invariances.threads import cores, in_threads
 
-__all__ = ["ALL_PAIRS", "CLASSES", "DELTA", "FITS", "SMALLEST_FIRST", "Ladder", "check_delta", "choose", "ladder"]
+__all__ = ["ALL_PAIRS", "CLASSES", "DELTA", "SMALLEST_FIRST", "Ladder", "check_delta", "choose", "ladder"]
 
 DELTA = 0.01
 """Share of the target's variance below which a difference between classes of maps does not count."""
@@ -44,23 +32,12 @@ ALL_PAIRS = "all pairs"
 """In place of a model: the line holds the choice over all pairs at once."""
 PAIRS_WITH_SINGULAR_VALUES = 6
 """Ordered pairs of a row whose singular values are kept, at most."""
+SMALL = 2**18
+"""Numbers to be scored below which all pairs are one block of work, so that no thread is started."""
 LEAST_REACH = 0.5
 """Share of the held-out variance that the anchors must span: with less, even a true rotation would explain less."""
 
-FITS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], Map]] = {
-    "constant": constant_map,
-    "identity": identity_map,
-    "translation": translation_map,
-    "scale": isotropic_scale_map,
-    "permutation": permutation_map,
-    "orthogonal": orthogonal_map,
-    "orthogonal+translation": partial(orthogonal_map, center=True),
-    "similarity": similarity_map,
-    "affine": affine_map,
-}
-"""How each class of maps is fitted to anchors."""
-
-CLASSES = tuple(name for name in FITS if name != "permutation")
+CLASSES = tuple(name for name in ALL_CLASSES if name != "permutation")
 """The classes of maps that are compared, from none (a constant) to affine."""
 
 SMALLEST_FIRST = (
@@ -96,7 +73,7 @@ def ladder(
     seed: int = 0,
     permutation: bool = False,
     delta: float = DELTA,
-    workers: Spread = map,
+    workers: Spread | None = None,
 ) -> Ladder:
     """Compare the classes of maps between the spaces, and choose one (paper, phase 2).
 
@@ -118,8 +95,9 @@ def ladder(
         preferred axes, such as the output of a ReLU, can be told from rotated ones.
     delta : float
         Share of the target's variance below which a difference between classes does not count.
-    workers : callable
-        How `Rows` are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`.
+    workers : callable, optional
+        How `Rows`, or else blocks of pairs, are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`,
+        over processes or a cluster. By default pairs are spread over threads, and one row follows the other.
 
     Returns
     -------
@@ -156,10 +134,12 @@ def ladder(
     check_delta(delta)
     if most_pairs is not None:
         check_whole(most_pairs, "most_pairs", 1)
-    options = _Options(seed, tuple(FITS) if permutation else CLASSES, delta, most_pairs)
+    options = _Options(seed, ALL_CLASSES if permutation else CLASSES, delta, most_pairs)
     if not isinstance(spaces, Rows):
-        return _ladder(spaces, anchors, pairs, options)
-    found = workers(partial(_of_row, spaces=spaces, anchors=anchors, pairs=pairs, options=options), list(spaces))
+        return _ladder(spaces, anchors, pairs, options, workers or in_threads)
+    of_pairs = partial(in_threads, threads=1) if workers else in_threads
+    unit = partial(_of_row, spaces=spaces, anchors=anchors, pairs=pairs, options=options, workers=of_pairs)
+    found = (workers or map)(unit, list(spaces))
     each = [tuple(row_columns(frame, key) for frame in part) for key, part in zip(spaces, found, strict=True)]
     return Ladder(*(pd.concat(frames, ignore_index=True) for frames in zip(*each, strict=True)))
 
@@ -177,48 +157,56 @@ class _Options(NamedTuple):
     most_pairs: int | None
 
 
-class _Pair(NamedTuple):
-    """An ordered pair: the source's anchors, without their noise, the target's, and all classes' losses."""
-
-    model_a: str
-    model_b: str
-    source: torch.Tensor
-    target: torch.Tensor
-    losses: dict[str, torch.Tensor]
+def _of_row(key: Any, spaces: Rows, anchors: Any, pairs: Any, options: _Options, workers: Spread) -> Ladder:
+    return _ladder(spaces[key], of_row(anchors, key), of_row(pairs, key), options, workers)
 
 
-def _of_row(key: Any, spaces: Rows, anchors: Any, pairs: Any, options: _Options) -> Ladder:
-    return _ladder(spaces[key], of_row(anchors, key), of_row(pairs, key), options)
-
-
-def _ladder(spaces: Spaces, anchors: Any, pairs: Any, options: _Options) -> Ladder:
-    read = read_spaces(spaces)
+def _ladder(spaces: Spaces, anchors: Any, pairs: Any, options: _Options, workers: Spread) -> Ladder:
+    read = open_spaces(spaces)
     n = len(next(iter(read.values())))
     ids = anchor_ids(anchors, n, options.seed)
     wanted = _checked(pairs, read)
-    reach = _reach(read, ids)
+    found, reach = _compared(read, ids, _drawn(wanted, options), options, workers)
     sizes = {"n_anchors": len(ids), "n_samples": n - len(ids), "n_models": len(read), "ordered_pairs": 2 * len(wanted)}
-    found = list(_fitted(read, ids, _drawn(wanted, options), options))
-    tables, values = [], []
-    for pair in found:
-        models = {"model_a": pair.model_a, "model_b": pair.model_b}
-        widths = {"width_a": pair.source.shape[1], "width_b": pair.target.shape[1]}
-        steps = choose([pair.losses], max(widths.values()), options.delta, reach).assign(**models, **widths, **sizes)
-        described = structure(pair.source, pair.target, options.seed)
-        steps.loc[steps["class"] == "affine", list(described)] = list(described.values())
-        tables.append(steps)
-        if len(values) < PAIRS_WITH_SINGULAR_VALUES:
-            values.append(_singular_values(pair, options.seed).assign(**models))
-    widths = {f"width_{end}": max(table[f"width_{end}"].iloc[0] for table in tables) for end in "ab"}
-    width = max(space.shape[1] for space in read.values())
-    steps = choose([pair.losses for pair in found], width, options.delta, reach)
-    tables.append(steps.assign(model_a=ALL_PAIRS, model_b=ALL_PAIRS, **widths, **sizes))
+    tables = [_table([pair], options.delta, reach).assign(**sizes) for pair in found]
+    tables.append(_table(found, options.delta, reach).assign(**sizes))
     table = pd.concat(tables, ignore_index=True)
-    front = ["model_a", "model_b", *steps.columns]
-    order = ["model_a", "model_b", "index", "value", "simulated"]
+    front = ["model_a", "model_b", *choose([found[0].losses], 1, options.delta).columns]
+    values = [_singular_values(pair) for pair in found[:PAIRS_WITH_SINGULAR_VALUES]]
     return Ladder(
-        table[[*front, *table.columns.difference(front, sort=False)]], pd.concat(values, ignore_index=True)[order]
+        table[[*front, *table.columns.difference(front, sort=False)]], pd.concat(values, ignore_index=True)
     )
+
+
+def _table(pairs: Sequence[Compared], delta: float, reach: float) -> pd.DataFrame:
+    """The classes compared for one ordered pair, or for all at once."""
+    widths = {f"width_{end}": max(getattr(pair, f"width_{end}") for pair in pairs) for end in "ab"}
+    steps = choose([pair.losses for pair in pairs], max(widths.values()), delta, reach)
+    if len(pairs) > 1:
+        return steps.assign(model_a=ALL_PAIRS, model_b=ALL_PAIRS, **widths)
+    (pair,) = pairs
+    described = pair.structure.described
+    steps.loc[steps["class"] == "affine", list(described)] = list(described.values())
+    return steps.assign(model_a=pair.model_a, model_b=pair.model_b, **widths)
+
+
+def _compared(
+    spaces: Mapping[str, OpenSpace],
+    ids: np.ndarray,
+    pairs: Sequence[tuple[str, str]],
+    options: _Options,
+    workers: Spread,
+) -> tuple[list[Compared], float]:
+    """All ordered pairs, and the share of the held-out variance that the anchors span where it is least."""
+    rest = np.setdiff1d(np.arange(len(next(iter(spaces.values())))), ids)
+    read = in_threads(partial(read_model, ids=ids, rest=rest), list(spaces.items()), 1)
+    models = dict(zip(spaces, read, strict=True))
+    small = len(rest) * len(pairs) * max(len(model.mean) for model in read) < SMALL
+    blocks = blocks_of_pairs(pairs, models, len(rest), 1 if small else 2 * cores())
+    unit = partial(compare, spaces=spaces, models=models, rest=rest, classes=options.classes, seed=options.seed)
+    found = {(pair.model_a, pair.model_b): pair for part in workers(unit, blocks) for pair in part}
+    ordered = [found[pair] for unordered in pairs for pair in (unordered, unordered[::-1])]
+    return ordered, min(model.reach for model in read)
 
 
 def _checked(pairs: Iterable[tuple[str, str]] | None, spaces: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
@@ -246,58 +234,6 @@ def _drawn(pairs: Sequence[tuple[str, str]], options: _Options) -> Sequence[tupl
         left.remove(drawn[-1])
         times.update(drawn[-1])
     return drawn
-
-
-def _fitted(
-    spaces: Mapping[str, torch.Tensor], ids: np.ndarray, pairs: Sequence[tuple[str, str]], options: _Options
-) -> Iterator[_Pair]:
-    """Fit and score all classes of maps, for every pair in both directions."""
-    rest = np.setdiff1d(np.arange(len(next(iter(spaces.values())))), ids)
-    fit_on = {name: space[ids].double() for name, space in spaces.items()}
-    score_on = {name: space[rest].double() for name, space in spaces.items()}
-    sizes = {name: float((x - x.mean(dim=0)).norm()) for name, x in fit_on.items()}
-    for unordered in pairs:
-        helpers = [name for name in spaces if name not in unordered]
-        if helpers:
-            instruments = factorise(torch.cat([fit_on[name] for name in helpers], dim=1))
-            readings = torch.cat([score_on[name] for name in helpers], dim=1)
-        for a, b in (unordered, unordered[::-1]):
-            source, samples = fit_on[a], score_on[a]
-            if helpers:
-                source, samples = predicted(source, instruments, readings)
-            ratio = sizes[b] / sizes[a] if sizes[a] > 0 else 1.0
-            source, samples = shrunk(source, samples, fit_on[b], ratio, options.seed)
-            losses = _losses(source, samples, fit_on[b], score_on[b], options.classes, b)
-            yield _Pair(a, b, source, fit_on[b], losses)
-
-
-def _losses(
-    source: torch.Tensor,
-    samples: torch.Tensor,
-    target: torch.Tensor,
-    target_samples: torch.Tensor,
-    classes: Sequence[str],
-    name: str,
-) -> dict[str, torch.Tensor]:
-    """Squared error of every held-out sample under every class of maps, as a share of the target's variance."""
-    variance = (target_samples - target.mean(dim=0)).square().sum(dim=1).mean()
-    if variance == 0:
-        raise SpaceError(f"space {name!r} is constant on the scored rows; choose other anchors or give more samples")
-    losses = {}
-    for each in classes:
-        fitted = FITS[each](source, target if each != "constant" else target_samples)
-        losses[each] = (fitted(samples) - target_samples).square().sum(dim=1) / variance
-    return losses
-
-
-def _reach(spaces: Mapping[str, torch.Tensor], ids: np.ndarray) -> float:
-    """The share of the held-out variance that lies in the anchors' span, of the space where it is least."""
-    rest, shares = np.setdiff1d(np.arange(len(next(iter(spaces.values())))), ids), []
-    for space in spaces.values():
-        factor = factorise(space[ids])
-        centred = space[rest].double() - space[rest].double().mean(dim=0)
-        shares.append(float((centred @ factor.right.T).square().sum() / centred.square().sum()))
-    return min(shares)
 
 
 def _parameters(d: int) -> dict[str, int]:
@@ -350,6 +286,14 @@ def choose(pair_losses: Sequence[Mapping[str, torch.Tensor]], d: int, delta: flo
     return frame.assign(chosen=frame["class"] == chosen, verdict=verdict, undecided=undecided)
 
 
-def _singular_values(pair: _Pair, seed: int) -> pd.DataFrame:
-    value, simulated = singular_values(pair.source, pair.target, seed)
-    return pd.DataFrame({"index": np.arange(1, len(value) + 1), "value": value, "simulated": simulated})
+def _singular_values(pair: Compared) -> pd.DataFrame:
+    values, simulated = pair.structure.singular_values, pair.structure.simulated
+    return pd.DataFrame(
+        {
+            "model_a": pair.model_a,
+            "model_b": pair.model_b,
+            "index": np.arange(1, len(values) + 1),
+            "value": values,
+            "simulated": simulated,
+        }
+    )

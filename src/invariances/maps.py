@@ -22,6 +22,8 @@ __all__ = [
     "isotropic_scale_map",
     "orthogonal_map",
     "permutation_map",
+    "ridge_penalty",
+    "similarity_factor",
     "similarity_map",
     "translation_map",
 ]
@@ -98,15 +100,32 @@ def affine_map(source: torch.Tensor | Factor, target: torch.Tensor, penalty: Pen
     target_mean = target.mean(dim=0)
     power = factor.singular.square()
     projected = factor.left.T @ (target - target_mean)
-    # summed, not averaged: a constant source has no singular values, and its map is the target's mean
-    mean_power = power.sum() / max(1, len(power))
-    if chosen:
-        grid = mean_power * torch.logspace(-10, 4, 113, dtype=torch.float64, device=power.device).unsqueeze(1)
-        ridge = grid[_SCORES[penalty](factor.left, grid / (power + grid), projected, target).argmin(), 0]
-    else:
-        ridge = float(penalty) * mean_power
+    ridge = ridge_penalty(factor.left, power, projected, target, penalty)
     weight = ((factor.singular / (power + ridge)).unsqueeze(1) * projected).T @ factor.right
     return Map(weight, target_mean - weight @ factor.mean, float(ridge.detach()))
+
+
+def ridge_penalty(
+    left: torch.Tensor, power: torch.Tensor, projected: torch.Tensor, target: torch.Tensor, penalty: Penalty = "gcv"
+) -> torch.Tensor:
+    """The ridge penalty of a source by its singular vectors; see `affine_map`.
+
+    Parameters
+    ----------
+    left : tensor of shape (k, r)
+    power : tensor of shape (r,)
+        Squared singular values.
+    projected : tensor of shape (r, m)
+        ``left.T @ (target - mean)``.
+    target : tensor of shape (k, m)
+    penalty : "gcv", "loo" or float
+    """
+    # summed, not averaged: a constant source has no singular values, and its map is the target's mean
+    mean_power = power.sum() / max(1, len(power))
+    if penalty not in _SCORES:
+        return float(penalty) * mean_power
+    grid = mean_power * torch.logspace(-10, 4, 113, dtype=torch.float64, device=power.device).unsqueeze(1)
+    return grid[_SCORES[penalty](left, grid / (power + grid), projected, target).argmin(), 0]
 
 
 # Both scores take `shrunk`, the 1 - f of every penalty and axis, shape (g, r), and `projected`, U.T @ y.
@@ -229,14 +248,26 @@ def similarity_map(source: torch.Tensor, target: torch.Tensor) -> Map:
     source : tensor of shape (k, d)
     target : tensor of shape (k, m)
     """
-    source, target = source.double(), target.double()
     rotation = orthogonal_map(source, target, center=True).weight
-    source_mean, target_mean = source.mean(dim=0), target.mean(dim=0)
-    turned = (source - source_mean) @ rotation.T
+    weight = similarity_factor(source, target, rotation) * rotation
+    return Map(weight, target.double().mean(dim=0) - weight @ source.double().mean(dim=0), 0.0)
+
+
+def similarity_factor(source: torch.Tensor, target: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """The factor of a similarity whose rotation is known; see `similarity_map`.
+
+    Parameters
+    ----------
+    source : tensor of shape (k, d)
+    target : tensor of shape (k, m)
+    rotation : tensor of shape (m, d)
+        Of the centred anchors.
+    """
+    source, target = source.double(), target.double()
+    turned = (source - source.mean(dim=0)) @ rotation.T
     # what centring leaves of a constant source is round-off of this size
     noise = len(source) * torch.finfo(torch.float64).eps * float(source.detach().norm())
-    weight = _factor(turned, target - target_mean, noise) * rotation
-    return Map(weight, target_mean - weight @ source_mean, 0.0)
+    return _factor(turned, target - target.mean(dim=0), noise)
 
 
 def permutation_map(source: torch.Tensor, target: torch.Tensor) -> Map:

@@ -175,6 +175,8 @@ def open_space(source: Space, name: str = "space") -> OpenSpace:
     -------
     OpenSpace
     """
+    if isinstance(source, StoredSpace):
+        return source  # it was checked when it was opened
     if isinstance(source, (str, Path)):
         source = StoredSpace(Path(source), name)
         _check_dtype(source.dtype, name)

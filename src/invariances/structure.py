@@ -3,94 +3,96 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
 from invariances.maps import Factor, Map, affine_map, factorise
 
-__all__ = ["singular_values", "structure"]
+__all__ = ["Structure", "structure"]
+
+TINY = torch.finfo(torch.float64).tiny
 
 
-def structure(source: torch.Tensor, target: torch.Tensor, seed: int = 0) -> dict[str, float]:
+class Structure(NamedTuple):
+    """The affine T of one ordered pair, described."""
+
+    described: dict[str, float]
+    """On the principal axes that carry 95 % of the source's variance: ``singular_value_ratio``, T's largest to
+    smallest singular value (near infinity where T loses rank); ``distance_from_rotation``, of its singular values
+    from equal ones, relative; ``shift``, in units of the target's standard deviation. ``X_simulated`` is X for
+    the rotation. All are 0 where T is constant."""
+    singular_values: torch.Tensor
+    """Of T on these axes, largest first."""
+    simulated: torch.Tensor
+    """Those of the rotation."""
+
+
+def structure(source: torch.Tensor | Factor, target: torch.Tensor, seed: int = 0, fitted: Map | None = None) -> Structure:
     """Describe the affine T of one ordered pair, beside a simulated scaled rotation with equal noise.
 
     Parameters
     ----------
     source, target : tensors of shape (k, d) and (k, m)
-        Anchors of an ordered pair of models.
+        Anchors of an ordered pair of models; of the source perhaps its `factorise`.
     seed : int
         Draws the rotation and its noise.
+    fitted : Map, optional
+        T, where it is known.
 
     Returns
     -------
-    dict
-        On the principal axes that carry 95 % of the source's variance: ``singular_value_ratio``, T's largest to
-        smallest singular value (near infinity where T loses rank); ``distance_from_rotation``, of its singular values
-        from equal ones, relative; ``shift``, in units of the target's standard deviation. ``X_simulated`` is X for
-        the rotation.
+    Structure
     """
-    factor = factorise(source)
-    names = ("singular_value_ratio", "distance_from_rotation", "shift")
-    measured, simulated = (
-        _describe(fitted, factor, aim) for fitted, aim in _beside_rotation(factor, source, target, seed)
+    factor = source if isinstance(source, Factor) else factorise(source)
+    fitted = affine_map(factor, target) if fitted is None else fitted
+    turned = _scaled_rotation(factor, target, fitted, seed)
+    ends = (fitted, target), (affine_map(factor, turned), turned)
+    values, simulated = (_singular_values(each, factor) for each, _ in ends)
+    described, of_simulated = (
+        _describe(*end, factor, found) for end, found in zip(ends, (values, simulated), strict=True)
     )
-    found = {}
-    for name, value, reference in zip(names, measured, simulated, strict=True):
-        found |= {name: value, f"{name}_simulated": reference}
-    return found
+    beside = {f"{name}_simulated": value for name, value in of_simulated.items()}
+    return Structure(described | beside, values, simulated)
 
 
-def singular_values(source: torch.Tensor, target: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """The singular values of T, and those of a simulated scaled rotation with equal noise, largest first.
-
-    Parameters
-    ----------
-    source, target : tensors of shape (k, d) and (k, m)
-        Anchors of an ordered pair of models.
-    seed : int
-        Draws the rotation and its noise.
-    """
-    factor = factorise(source)
-    (measured, _), (reference, _) = _beside_rotation(factor, source, target, seed)
-    return _singular_values(measured, factor), _singular_values(reference, factor)
-
-
-def _beside_rotation(
-    factor: Factor, source: torch.Tensor, target: torch.Tensor, seed: int
-) -> tuple[tuple[Map, torch.Tensor], tuple[Map, torch.Tensor]]:
-    """The affine T with its target, and that onto a scaled rotation of the source with equal noise, with its own."""
-    fitted = affine_map(factor, target)
+def _scaled_rotation(factor: Factor, target: torch.Tensor, fitted: Map, seed: int) -> torch.Tensor:
+    """A target that is the source turned, as large as T makes it, with the noise that T leaves; shape (k, m)."""
     power = factor.singular.square()
-    explained = fitted(source) - target.mean(dim=0)
+    centred = (factor.left * factor.singular) @ factor.right
+    explained = centred @ fitted.weight.T
     spent = 1 + float((power / (power + fitted.penalty)).sum())  # degrees of freedom, intercept included
-    squares = float((fitted(source) - target).square().sum()) / target.shape[1]
-    noise = math.sqrt(squares / max(len(source) - spent, 1.0))
-    size = float(explained.norm() / power.sum().sqrt().clamp_min(torch.finfo(torch.float64).tiny))
+    squares = float((explained - (target - target.mean(dim=0))).square().sum()) / target.shape[1]
+    noise = math.sqrt(squares / max(len(target) - spent, 1.0))
+    size = float(explained.norm() / power.sum().sqrt().clamp_min(TINY))
+    rotation, rng = _random_rotation(target.shape[1], centred.shape[1], seed)
+    turned = size * (centred + factor.mean) @ rotation.T
+    drawn = torch.Generator().set_state(rng)
+    return turned + noise * torch.randn(target.shape, generator=drawn, dtype=torch.float64)
+
+
+@lru_cache(maxsize=4)
+def _random_rotation(rows: int, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random semi-orthogonal matrix, and the state in which it leaves the generator."""
     rng = torch.Generator().manual_seed(seed)
-    random = torch.randn(target.shape[1], source.shape[1], generator=rng, dtype=torch.float64)
-    left, _, right = torch.linalg.svd(random, full_matrices=False)
-    turned = size * source @ (left @ right).T
-    turned = turned + noise * torch.randn(target.shape, generator=rng, dtype=torch.float64)
-    return (fitted, target), (affine_map(factor, turned), turned)
+    left, _, right = torch.linalg.svd(
+        torch.randn(rows, columns, generator=rng, dtype=torch.float64), full_matrices=False
+    )
+    return left @ right, rng.get_state()
 
 
 def _singular_values(fitted: Map, factor: Factor) -> torch.Tensor:
     """On the principal axes that carry 95 % of the source's variance; elsewhere the ridge penalty fakes anisotropy."""
-    share = factor.singular.square().cumsum(0) / factor.singular.square().sum().clamp_min(
-        torch.finfo(torch.float64).tiny
-    )
+    share = factor.singular.square().cumsum(0) / factor.singular.square().sum().clamp_min(TINY)
     return torch.linalg.svdvals(fitted.weight @ factor.right[: int((share < 0.95).sum()) + 1].T)
 
 
-def _describe(fitted: Map, factor: Factor, target: torch.Tensor) -> tuple[float, float, float]:
-    """T's largest over smallest singular value, its relative distance from a scaled rotation, its shift.
-
-    The shift is in units of the target's standard deviation. All are 0 where T is constant.
-    """
-    tiny = torch.finfo(torch.float64).tiny
-    values = _singular_values(fitted, factor)
-    shift = (target.mean(dim=0) - fitted.weight @ factor.mean).norm() / target.std(dim=0).norm().clamp_min(tiny)
-    if len(values) == 0:
-        return 0.0, 0.0, float(shift)
-    off = (values - values.mean()).norm() / values.norm().clamp_min(tiny)
-    return float(values[0] / values[-1].clamp_min(tiny)), float(off), float(shift)
+def _describe(fitted: Map, target: torch.Tensor, factor: Factor, values: torch.Tensor) -> dict[str, float]:
+    """T's largest over smallest singular value, its relative distance from a scaled rotation, its shift."""
+    shift = (target.mean(dim=0) - fitted.weight @ factor.mean).norm() / target.std(dim=0).norm().clamp_min(TINY)
+    ratio = off = 0.0
+    if len(values):
+        ratio = float(values[0] / values[-1].clamp_min(TINY))
+        off = float((values - values.mean()).norm() / values.norm().clamp_min(TINY))
+    return {"singular_value_ratio": ratio, "distance_from_rotation": off, "shift": float(shift)}

@@ -29,8 +29,7 @@ from invariances import (
 from invariances.fitting import ALL_CLASSES
 from invariances.ladders import ALL_PAIRS, DELTA, SMALLEST_FIRST, choose
 from invariances.ladders import CLASSES as MAP_CLASSES
-from invariances.maps import factorise
-from invariances.noise import left_out_ridge, shrunk
+from invariances.noise import instruments_of, left_out_ridge, shrunk
 from invariances.noise import predicted as predicted_source
 from invariances.transforms import INVARIANCES
 
@@ -441,7 +440,9 @@ def test_every_anchor_is_predicted_by_a_ridge_fit_without_it():
     rng = np.random.default_rng(0)
     z, x = rng.normal(size=(20, 6)) * [3, 2, 1, 1, 0.5, 0.1], rng.normal(size=(20, 3)) + 5
     penalties = np.array([0.5, 3.0, 40.0])
-    predicted, weight = left_out_ridge(factorise(torch.from_numpy(z)), torch.from_numpy(x), torch.from_numpy(penalties))
+    predicted, weight = left_out_ridge(
+        instruments_of(torch.from_numpy(z)), torch.from_numpy(x), torch.from_numpy(penalties)
+    )
     for j, penalty in enumerate(penalties):
         for i in range(20):
             kept = np.arange(20) != i
@@ -460,7 +461,8 @@ def test_a_prediction_knows_nothing_of_what_is_private_to_the_source():
     extra = rng.normal(size=(N, 1)) @ rotation(rng)[:1] * 4
     source, helper = torch.from_numpy(x + extra), torch.from_numpy(noisy(x @ rotation(rng), rng))
     parts = slice(ANCHORS), slice(ANCHORS, None)
-    predicted, samples = predicted_source(source[parts[0]], factorise(helper[parts[0]]), helper[parts[1]])
+    predicted, weights = predicted_source(source[parts[0]], instruments_of(helper[parts[0]]))
+    samples = source[parts[0]].mean(dim=0) + (helper[parts[1]] - helper[parts[0]].mean(dim=0)) @ weights
     axis = torch.from_numpy(extra[0] / np.linalg.norm(extra[0]))
     for found, part in ((predicted, parts[0]), (samples, parts[1])):
         private = (found - found.mean(dim=0)) @ axis
@@ -480,7 +482,8 @@ def test_a_regression_on_the_prediction_is_not_attenuated():
     axes = rotation(rng)
     private = [2 * rng.normal(size=(n, 4)) @ axes[4 * i : 4 * i + 4] for i in range(2)]
     source, helper = (torch.from_numpy(x + v + 0.2 * rng.normal(size=x.shape)) for v in private)
-    _, samples = predicted_source(source[:k], factorise(helper[:k]), helper[k:])
+    _, weights = predicted_source(source[:k], instruments_of(helper[:k]))
+    samples = (helper[k:] - helper[:k].mean(dim=0)) @ weights
     target = torch.from_numpy(x)[k:]
     for part in (slice(0, 4), slice(8, None)):
         directions = torch.from_numpy(axes[part]).T
@@ -496,7 +499,8 @@ def test_the_filter_takes_out_one_amount_of_noise_on_every_axis(codes, factor, s
     x = latent(rng, codes)
     y = factor * x @ rotation(rng)
     source, target = (torch.from_numpy(noisy(s, rng, share) if share else s) for s in (x, y))
-    filtered, samples = shrunk(source[:400], source[400:], target[:400], factor, seed=0)
+    found = shrunk(source[:400], target[:400], factor, seed=0)
+    filtered, samples = found.source, source[400:] - (source[400:] - found.factor.mean) @ found.lost
     mean = source[:400].mean(dim=0)
     _, singular, axes = torch.linalg.svd(source[:400] - mean, full_matrices=False)
     before, after = ((s - mean) @ axes.T for s in (source[:400], filtered))

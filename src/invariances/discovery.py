@@ -15,7 +15,7 @@ import numpy as np
 from invariances.alignment import align
 from invariances.ladders import ALL_PAIRS, DELTA, check_delta, ladder
 from invariances.report import WEAK, Report, Verdict
-from invariances.spaces import Spaces, anchor_ids, read_spaces
+from invariances.spaces import Spaces, anchor_ids, open_spaces
 
 __all__ = ["discover"]
 
@@ -76,7 +76,7 @@ def discover(
     invariances.ladder : The rule behind the verdict.
     """
     check_delta(delta)
-    read = read_spaces(spaces)
+    read = open_spaces(spaces)
     ids = anchor_ids(anchors, len(next(iter(read.values()))), seed)
     table = align(read, anchors=ids, labels=labels)  # checks the labels
     found = ladder(read, ids, seed=seed, permutation=permutation, delta=delta).table

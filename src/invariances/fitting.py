@@ -123,7 +123,8 @@ def blocks_of_pairs(
     least : int
     """
     order = {name: i for i, name in enumerate(models)}
-    ordered = sorted({tuple(sorted(pair, key=order.__getitem__)) for pair in pairs}, key=lambda pair: [*map(order.get, pair)])
+    in_order = {tuple(sorted(pair, key=order.__getitem__)) for pair in pairs}
+    ordered = sorted(in_order, key=lambda pair: (order[pair[0]], order[pair[1]]))
     width, k = max(len(model.mean) for model in models.values()), len(next(iter(models.values())).anchors)
     bytes_a_pair = 2 * 8 * (len(ALL_CLASSES) * n + 5 * width * max(width, k))
     count = max(least, -(-len(ordered) * bytes_a_pair // BLOCK_BYTES))
@@ -210,7 +211,8 @@ class _Beside:
             yield from map(instruments_of_gram, sums_of_others(grams, self.indices))
         else:
             for pair in self.block:
-                yield instruments_of(torch.cat([model.anchors for name, model in self.models.items() if name not in pair], 1))
+                others = [model.anchors for name, model in self.models.items() if name not in pair]
+                yield instruments_of(torch.cat(others, dim=1))
 
     def coordinates(self, moved: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor | None]:
         """Of each pair, by a tile of all spaces, each less its anchors' mean."""

@@ -173,9 +173,7 @@ def _ladder(spaces: Spaces, anchors: Any, pairs: Any, options: _Options, workers
     table = pd.concat(tables, ignore_index=True)
     front = ["model_a", "model_b", *choose([found[0].losses], 1, options.delta).columns]
     values = [_singular_values(pair) for pair in found[:PAIRS_WITH_SINGULAR_VALUES]]
-    return Ladder(
-        table[[*front, *table.columns.difference(front, sort=False)]], pd.concat(values, ignore_index=True)
-    )
+    return Ladder(table[[*front, *table.columns.difference(front, sort=False)]], pd.concat(values, ignore_index=True))
 
 
 def _table(pairs: Sequence[Compared], delta: float, reach: float) -> pd.DataFrame:

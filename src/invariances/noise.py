@@ -155,9 +155,7 @@ def _principal_axes(x: torch.Tensor) -> Factor:
     return Factor(mean, centred @ axes / singular, singular, axes.T)
 
 
-def _fold_moments(
-    x: torch.Tensor, y: torch.Tensor, seed: int
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _fold_moments(x: torch.Tensor, y: torch.Tensor, seed: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Of every fold, all that its error needs: products of the others, its own, and its squares, by the others' means.
 
     Parameters

@@ -29,7 +29,9 @@ class Structure(NamedTuple):
     """Those of the rotation."""
 
 
-def structure(source: torch.Tensor | Factor, target: torch.Tensor, seed: int = 0, fitted: Map | None = None) -> Structure:
+def structure(
+    source: torch.Tensor | Factor, target: torch.Tensor, seed: int = 0, fitted: Map | None = None
+) -> Structure:
     """Describe the affine T of one ordered pair, beside a simulated scaled rotation with equal noise.
 
     Parameters

@@ -160,7 +160,7 @@ def compare(
     fitted = [
         _fit(pair, models, instruments, classes, seed)
         for unordered, instruments in zip(block, beside.instruments(), strict=True)
-        for pair in (unordered, unordered[::-1])
+        for pair in (unordered, (unordered[1], unordered[0]))
     ]
     losses = [{name: torch.empty(len(rest), dtype=torch.float64) for name in classes} for _ in fitted]
     for rows in _tiles(len(rest), beside.widest):
@@ -322,9 +322,10 @@ def _maps(source: Shrunk, target: Model, affine: Map, classes: Sequence[str]) ->
 def _errors(x: torch.Tensor, y: torch.Tensor, maps: Mapping[str, _Scaled]) -> Iterator[tuple[str, torch.Tensor]]:
     """Squared error of every row under every map."""
     width = y.shape[1]
-    carried = {None: torch.nn.functional.pad(x[:, :width], (0, max(0, width - x.shape[1])))}
+    plain = torch.nn.functional.pad(x[:, :width], (0, max(0, width - x.shape[1])))
+    carried: dict[int, torch.Tensor] = {}
     for name, (factor, turn, bias) in maps.items():
-        key = None if turn is None else id(turn)
+        key = id(turn)
         if key not in carried:
-            carried[key] = x @ turn.T
+            carried[key] = plain if turn is None else x @ turn.T
         yield name, (torch.add(bias, carried[key], alpha=factor) - y).square().sum(dim=1)

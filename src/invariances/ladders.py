@@ -173,7 +173,10 @@ def _ladder(spaces: Spaces, anchors: Any, pairs: Any, options: _Options, workers
     table = pd.concat(tables, ignore_index=True)
     front = ["model_a", "model_b", *choose([found[0].losses], 1, options.delta).columns]
     values = [_singular_values(pair) for pair in found[:PAIRS_WITH_SINGULAR_VALUES]]
-    return Ladder(table[[*front, *table.columns.difference(front, sort=False)]], pd.concat(values, ignore_index=True))
+    return Ladder(
+        table.reindex(columns=[*front, *table.columns.difference(front, sort=False)]),
+        pd.concat(values, ignore_index=True),
+    )
 
 
 def _table(pairs: Sequence[Compared], delta: float, reach: float) -> pd.DataFrame:
@@ -203,11 +206,11 @@ def _compared(
     blocks = blocks_of_pairs(pairs, models, len(rest), 1 if small else 2 * cores())
     unit = partial(compare, spaces=spaces, models=models, rest=rest, classes=options.classes, seed=options.seed)
     found = {(pair.model_a, pair.model_b): pair for part in workers(unit, blocks) for pair in part}
-    ordered = [found[pair] for unordered in pairs for pair in (unordered, unordered[::-1])]
+    ordered = [found[pair] for a, b in pairs for pair in ((a, b), (b, a))]
     return ordered, min(model.reach for model in read)
 
 
-def _checked(pairs: Iterable[tuple[str, str]] | None, spaces: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
+def _checked(pairs: Iterable[tuple[str, str]] | None, spaces: Mapping[str, OpenSpace]) -> list[tuple[str, str]]:
     """The pairs that are wanted, of models that are there."""
     if pairs is None:
         return list(combinations(spaces, 2))

@@ -184,12 +184,14 @@ def _match(train: torch.Tensor, test: torch.Tensor) -> float:
     By the eigenvectors of the smaller product, which takes half a singular value decomposition. Directions without
     a singular value, which any rotation would fit, count nothing.
     """
+    if not train.any():
+        return 0.0
     if len(train) > train.shape[1]:
         train, test = train.T, test.T
     power, axes = torch.linalg.eigh(train @ train.T)
     kept = power > power[-1] * len(power) * ROUND_OFF
     axes = axes[:, kept]
-    return float((((axes.T @ train) * (axes.T @ test)).sum(dim=1) / power[kept].sqrt()).sum()) if kept.any() else 0.0
+    return float((((axes.T @ train) * (axes.T @ test)).sum(dim=1) / power[kept].sqrt()).sum())
 
 
 def _least(error: Callable[[float], float], grid: Sequence[float]) -> float:

@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 
-Space: TypeAlias = "np.ndarray | torch.Tensor | str | Path"
+Space: TypeAlias = "np.ndarray | torch.Tensor | str | Path | StoredSpace"
 OpenSpace: TypeAlias = "torch.Tensor | StoredSpace"
 """What gives its rows as a tensor when indexed with a slice or with row ids."""
 Spaces: TypeAlias = "Mapping[str, Space] | Sequence[Space]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -32,17 +32,18 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_threads(unit: Callable[[Item], Result], items: Sequence[Item], threads: int | None = None) -> list[Result]:
+def in_threads(unit: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
     """Do the same as the builtin `map`, on threads of this process that use one torch thread each.
 
     Parameters
     ----------
     unit : callable
         Spends its time in torch, which lets other threads run meanwhile.
-    items : sequence
+    items : iterable
     threads : int, optional
         One per core by default; with one, the work is done in the calling thread.
     """
+    items = list(items)
     threads = min(cores() if threads is None else threads, len(items))
     with one_torch_thread():
         if threads <= 1:

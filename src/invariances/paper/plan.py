@@ -38,6 +38,7 @@ __all__ = [
     "one_model",
     "one_per_modality",
     "pairs",
+    "pool_size",
     "quality",
     "recipes",
     "rows",
@@ -209,8 +210,13 @@ def _view(variant: Variant, network: Network, settings: Settings) -> locating.Vi
     )
 
 
+def pool_size(prepared: datasets.Prepared) -> int:
+    """How many samples of a data set anchors are drawn from."""
+    return min(prepared.n_parallel or prepared.n_train, ANCHOR_POOL)
+
+
 def _anchor_count(prepared: datasets.Prepared, settings: Settings) -> int:
-    pool = min(prepared.n_parallel or prepared.n_train, ANCHOR_POOL)
+    pool = pool_size(prepared)
     if settings.anchors and settings.anchors > pool:
         raise ParameterError(
             f"parameter anchors is {settings.anchors}, but {prepared.title} offers {pool}; give at most so many"

@@ -98,6 +98,30 @@ def test_all_models_have_the_same_anchors_and_every_draw_others():
     assert (first.score - second.score).abs().max() > 1e-3
 
 
+def test_a_row_of_few_codes_has_fewer_counts_and_the_findings_say_so():
+    x = _space()
+    y = x @ _rotation() + 0.5 * _space(seed=2)
+    frames = []
+    for row, n_pool in (("many", 300), ("few", 60)):
+        pool, test = {"x": x[:n_pool], "y": y[:n_pool]}, {"x": x[300:], "y": y[300:]}
+        for k in sorted({min(k, n_pool) for k in anchors.SIZES["smoke"].counts}):
+            found = [anchors.align_by_draw(pool, test, k, draw) for draw in range(2)]
+            frames.append(pd.concat(found).assign(profile="smoke", row=row, n_pool=n_pool))
+    frame = pd.concat(frames)
+    head, _, *lines = anchors.table_of_counts(frame).splitlines()
+    assert head == "| Row | Compared by | 5 | 49 | 60 | 150 |"
+    cells = {line.split(" | ")[0]: line.strip("| ").split(" | ")[2:] for line in lines}
+    assert [cell == "-" for cell in cells["| many"]] == [False, False, True, False]
+    assert [cell == "-" for cell in cells["| few"]] == [False, False, False, True]
+    spread = anchors.table_of_spread(frame).splitlines()
+    assert sum(line.startswith("| few |") for line in spread) == len(anchors.NAMES)
+    said = anchors.findings_on_anchors(frame, ["- none was not run: why."])
+    assert "At 150 or 60 anchors" in said
+    assert "- few has only 60 stored codes to draw from. Where more anchors were planned (150), it has all 60" in said
+    assert "many has only" not in said
+    assert said.endswith("- none was not run: why.")
+
+
 def test_the_smoke_study_runs_and_its_tables_follow_from_its_csv(tmp_path, monkeypatch):
     monkeypatch.setattr(anchors, "ANCHORED", ("MNIST",))
     monkeypatch.setattr(workers, "cores", lambda: 1)  # no processes

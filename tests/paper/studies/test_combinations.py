@@ -98,6 +98,20 @@ def test_the_verdict_follows_the_interval(gain, said):
     assert said in table
 
 
+def test_rows_with_different_numbers_of_anchors_stand_in_one_figure():
+    lines = []
+    for row, anchors in (("many", 40), ("few", 20)):
+        subsets = [(("cosine",), anchors), (("cosine", "L2", "L1", "L∞"), anchors)]
+        for names, k in [*subsets, (("cosine", "L2", "L1", "L∞"), anchors // 4)]:
+            facts = {"row": row, "similarities": " + ".join(names), "members": len(names), "k": k, "ceiling": 0.9}
+            lines += [{"model_a": a, "model_b": b, **facts, "score": 0.8} for a in "xyz" for b in "xyz" if a != b]
+    figure = combinations.draw_subsets(pd.DataFrame(lines))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["cosine", "cosine + L2 + L1 + L∞", "all four, 10 or 5 anchors"]
+    heights = [{float(line.get_ydata()[0]) for line in ax.lines[1:]} for ax in figure.axes]
+    assert heights[0] == heights[1] == set(figure.axes[0].get_yticks())
+
+
 def test_the_smoke_study_runs_and_its_tables_follow_from_its_csv(tmp_path, monkeypatch):
     monkeypatch.setattr(combinations, "COMBINED", ("MNIST",))
     monkeypatch.setattr(workers, "cores", lambda: 1)  # no processes

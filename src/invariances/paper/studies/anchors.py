@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from invariances import zoo
 from invariances.alignment import align
 from invariances.intervals import interval
+from invariances.paper import plan
 from invariances.paper.frames import save_table
 from invariances.paper.profiles import PROFILES
 from invariances.paper.tables import banner, markdown_table
@@ -23,7 +24,7 @@ from invariances.zoo import workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from invariances.paper.studies.panels import groups, in_order, joined, labelled, panel
+from invariances.paper.studies.panels import groups, in_order, joined, labelled, not_run, panel
 
 __all__ = [
     "ANCHORED",
@@ -98,7 +99,9 @@ class Draw(NamedTuple):
 
 
 def study_anchors(profile: str, processes: int | None = None) -> pd.DataFrame:
-    """Alignment of all pairs for every row, number of anchors and draw of them.
+    """Alignment of all pairs for every row that can be run, number of anchors and draw of them.
+
+    A number beyond what a row has to draw from becomes all of it.
 
     Returns
     -------
@@ -106,9 +109,11 @@ def study_anchors(profile: str, processes: int | None = None) -> pd.DataFrame:
         One line per row, number `k`, `draw`, `invariance` and `metric`: means over pairs of `score`, `null` and
         `calibrated`, and `std_pairs`, the standard deviation of `calibrated` over pairs.
     """
-    zoo.train([recipe for group in groups(profile, ANCHORED).values() for recipe in group.recipes.values()])
-    size = SIZES[profile]
-    units = [Draw(profile, row, k, draw) for row in ANCHORED for k in size.counts for draw in range(size.draws)]
+    planned, size = groups(profile, ANCHORED), SIZES[profile]
+    zoo.train([recipe for group in planned.values() for recipe in group.recipes.values()])
+    pools = {row: plan.pool_size(group.prepared) for row, group in planned.items()}
+    counts = {row: sorted({min(k, pool) for k in size.counts}) for row, pool in pools.items()}
+    units = [Draw(profile, row, k, draw) for row in planned for k in counts[row] for draw in range(size.draws)]
     frames = workers.run(_measure_draw, units, "draws of anchors", processes, size=lambda unit: unit.k + 100)
     return in_order(frames, units, ["row", "k", "draw"])
 
@@ -202,20 +207,20 @@ def table_of_counts(frame: pd.DataFrame) -> str:
     """Calibrated score by number of anchors: mean and deviation over draws, as Markdown."""
     found = by_count(frame)
     found["cell"] = [f"{mean:z.2f} ± {std:.2f}" for mean, std in zip(found["mean"], found["std"], strict=True)]
-    wide = found.pivot(index=["row", "invariance"], columns="k", values="cell").reset_index()
+    wide = found.pivot(index=["row", "invariance"], columns="k", values="cell").fillna("-").reset_index()
     rows = list(dict.fromkeys(found.row))
     wide = wide.sort_values(
         ["row", "invariance"], key=lambda names: names.map({n: i for i, n in enumerate([*rows, *NAMES])})
     )
     cells = wide.assign(invariance=wide.invariance.map(NAMES)).itertuples(index=False)
-    return markdown_table(["Row", "Compared by", *found.k.unique()], cells)
+    return markdown_table(["Row", "Compared by", *sorted(found.k.unique())], cells)
 
 
 def table_of_spread(frame: pd.DataFrame) -> str:
     """At the sections' number of anchors: deviation over draws beside that over pairs, as Markdown."""
-    lines = []
+    lines, usual = [], usual_counts(frame)
     for (row, invariance), part in by_count(frame).groupby(["row", "invariance"], sort=False):
-        one = part[part.k == usual_count(frame)].iloc[0]
+        one = part[part.k == usual[row]].iloc[0]
         close = (part["mean"] - part["mean"].iloc[-1]).abs() <= SETTLED_WITHIN
         settled = part.k[close[::-1].cummin()[::-1]].iloc[0]
         ratio = f"{one['std'] / one['std_pairs']:.2f}" if one["std_pairs"] > 0 else "-"
@@ -226,20 +231,30 @@ def table_of_spread(frame: pd.DataFrame) -> str:
     return markdown_table(head, lines)
 
 
-def usual_count(frame: pd.DataFrame) -> int:
-    """The sections' number of anchors."""
-    return PROFILES[frame.profile.iloc[0]].anchors
+def usual_counts(frame: pd.DataFrame) -> dict[str, int]:
+    """The sections' number of anchors, by row."""
+    most = PROFILES[frame.profile.iloc[0]].anchors
+    return {row: min(most, int(pool)) for row, pool in frame.groupby("row", sort=False).n_pool.first().items()}
 
 
-def findings_on_anchors(frame: pd.DataFrame) -> str:
-    """What came out of the first study, in sentences that follow from its frame."""
-    k, found = usual_count(frame), by_count(frame)
-    first, usual = frame.iloc[0], found[found.k == k]
+def findings_on_anchors(frame: pd.DataFrame, left_out: Sequence[str] = ()) -> str:
+    """What came out of the first study, in sentences that follow from its frame.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `study_anchors` gives it.
+    left_out : sequence of str
+        Sentences on the rows that are not in it.
+    """
+    counts, found = usual_counts(frame), by_count(frame)
+    usual = found[found.k == found.row.map(counts)]
+    k = _either(counts.values())
     scored = frame.groupby("row", sort=False)[["n_samples", "width"]].first()
     sizes = joined([f"{one.n_samples:,} of width {one.width} ({one.Index})" for one in scored.itertuples()])
     more = usual[usual["std"] > usual["std_pairs"]]
     named = joined([f"{NAMES[line.invariance]} on {line.row}" for line in more.itertuples()])
-    own = frame[(frame.k == k) & (frame.metric == "cosine") & ~frame.invariance.isin(list(MAPS))]
+    own = frame[(frame.k == frame.row.map(counts)) & (frame.metric == "cosine") & ~frame.invariance.isin(list(MAPS))]
     read = own.groupby("invariance", sort=False)[["score", "null"]].agg(["min", "max"])
     plain = joined(
         [
@@ -249,15 +264,35 @@ def findings_on_anchors(frame: pd.DataFrame) -> str:
     )
     return "\n".join(
         [
-            f"- Measured: {first.n_models} models a row, {frame.draw.nunique()} draws of each number of anchors out of "
-            f"{joined(dict.fromkeys(f'{n:,}' for n in frame.n_pool))} stored codes; scored test codes: {sizes}.",
+            f"- Measured: {_either(frame.n_models)} models a row, {frame.draw.nunique()} draws of each number of "
+            f"anchors out of {joined(dict.fromkeys(f'{n:,}' for n in frame.n_pool))} stored codes; "
+            f"scored test codes: {sizes}.",
             f"- At {k} anchors, other anchors move the mean score more than other models move the score of a pair in "
             f"{len(more)} of {len(usual)} cells{': ' + named if len(more) else ''}.",
             f"- Read by plain cosine, as the paper does, and not calibrated, the profiles at {k} anchors score, from "
             f"the lowest row to the highest: {plain}.",
             *[_dip(found, name) for name in ("affine", PLAIN)],
+            *_limited(frame),
+            *left_out,
         ]
     )
+
+
+def _either(counts: Iterable[int]) -> str:
+    return " or ".join(map(str, dict.fromkeys(counts)))
+
+
+def _limited(frame: pd.DataFrame) -> list[str]:
+    """A sentence for each row that has fewer stored codes than the most anchors that were to be drawn."""
+    sentences = []
+    for row, pool in frame.groupby("row", sort=False).n_pool.first().items():
+        beyond = [f"{k:,}" for k in SIZES[frame.profile.iloc[0]].counts if k > pool]
+        if beyond:
+            sentences.append(
+                f"- {row} has only {pool:,} stored codes to draw from. Where more anchors were planned "
+                f"({joined(beyond)}), it has all {pool:,}, the same in every draw."
+            )
+    return sentences
 
 
 def _dip(found: pd.DataFrame, invariance: str) -> str:
@@ -287,7 +322,7 @@ def run(profile: str, into: Path) -> None:
         "banner": banner(frame, profile),
         "counts": table_of_counts(frame),
         "spread": table_of_spread(frame),
-        "findings_anchors": findings_on_anchors(frame),
+        "findings_anchors": findings_on_anchors(frame, not_run(profile, ANCHORED)),
     }
     for name, text in texts.items():
         (into / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")

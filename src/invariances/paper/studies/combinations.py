@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations, permutations
 from pathlib import Path
@@ -26,7 +26,7 @@ from invariances.zoo import workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from invariances.paper.studies.panels import groups, in_order, labelled, panel
+from invariances.paper.studies.panels import groups, in_order, labelled, not_run, panel
 
 __all__ = [
     "COMBINED",
@@ -65,7 +65,8 @@ def subsets() -> list[tuple[str, ...]]:
 def study_subsets(profile: str, processes: int | None = None) -> pd.DataFrame:
     """Every subset of the four similarities, aligned and stitched; and all four by a quarter of the anchors.
 
-    The last has as many features, and a head as many parameters, as one similarity alone.
+    The last has as many features, and a head as many parameters, as one similarity alone. Rows that cannot be run are
+    left out.
 
     Returns
     -------
@@ -180,11 +181,10 @@ def _by_subset(frame: pd.DataFrame) -> list[tuple[str, str, int, pd.DataFrame]]:
 def draw_subsets(frame: pd.DataFrame) -> Figure:
     """Stitched accuracy by subset, a panel per row: interval over models, own accuracy, and the best single one."""
     rows = list(dict.fromkeys(frame.row))
-    usual = frame.k.max()
-    cells = [(name, k) for _, name, k, _ in _by_subset(frame[frame.row == rows[0]])]
-    heights = {
-        cell: -i - 0.6 * (len(cell[0].split(" + ")) - 1) - 0.6 * (cell[1] < usual) for i, cell in enumerate(cells)
-    }
+    fewer = frame.k < frame.groupby("row").k.transform("max")
+    quarters = " or ".join(map(str, dict.fromkeys(frame.k[fewer])))
+    cells = list(dict.fromkeys(zip(frame.similarities, fewer, strict=True)))
+    heights = {cell: -i - 0.6 * (len(cell[0].split(" + ")) - 1) - 0.6 * cell[1] for i, cell in enumerate(cells)}
     colours = dict(enumerate(sns.color_palette("colorblind")[:4], 1))
     size = {"figsize": (8.4, 5.6), "squeeze": False, "layout": "constrained"}
     figure, (axes,) = plt.subplots(1, len(rows), sharey=True, **size)
@@ -193,16 +193,16 @@ def draw_subsets(frame: pd.DataFrame) -> Figure:
         best = part[part.similarities == best_single(part)]
         ax.axvline(best.score.mean(), color="0.75", linewidth=1, zorder=0, label="best single one")
         for _, name, k, pairs in _by_subset(part):
-            y, members = heights[name, k], pairs.members.iloc[0]
+            y, members = heights[name, k < part.k.max()], pairs.members.iloc[0]
             span = interval(pairs, "score")
-            look = {"color": colours[members], "markerfacecolor": "white" if k < usual else colours[members]}
+            look = {"color": colours[members], "markerfacecolor": "white" if k < part.k.max() else colours[members]}
             ax.plot([span.low, span.high], [y, y], color=colours[members], linewidth=1.6)
             ax.plot(span.mean, y, "o", markersize=5.5, **look)
             ax.plot(pairs.ceiling.mean(), y, "|", color="black", markersize=8, label="not stitched")
         ax.set(title=row, xlabel="accuracy")
         ax.grid(axis="y", color="0.94")
         ax.set_axisbelow(True)
-    labels = [name if k == usual else f"all four, {k} anchors" for name, k in cells]
+    labels = [f"all four, {quarters} anchors" if fewer else name for name, fewer in cells]
     axes[0].set_yticks([heights[cell] for cell in cells], labels)
     entries = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2, frameon=False)
@@ -258,8 +258,16 @@ def verdict(gain: Interval) -> str:
     return "are beaten by the best single one" if gain.high < 0 else "no difference that other models could not undo"
 
 
-def findings_on_subsets(frame: pd.DataFrame) -> str:
-    """What came out of the second study, in sentences that follow from its frame."""
+def findings_on_subsets(frame: pd.DataFrame, left_out: Sequence[str] = ()) -> str:
+    """What came out of the second study, in sentences that follow from its frame.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `study_subsets` gives it.
+    left_out : sequence of str
+        Sentences on the rows that are not in it.
+    """
     lines = []
     for row, part in frame.groupby("row", sort=False):
         means = part[part.k == part.k.max()].groupby("similarities", sort=False).score.mean()
@@ -270,7 +278,7 @@ def findings_on_subsets(frame: pd.DataFrame) -> str:
             f"{single} ({means[single]:.3f}), best of all subsets {means.idxmax()} ({means.max():.3f}), "
             f"worst {means.idxmin()} ({means.min():.3f})."
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out])
 
 
 def run(profile: str, into: Path) -> None:
@@ -281,7 +289,7 @@ def run(profile: str, into: Path) -> None:
     texts = {
         "subsets": table_of_subsets(frame),
         "differences": table_of_differences(frame),
-        "findings_subsets": findings_on_subsets(frame),
+        "findings_subsets": findings_on_subsets(frame, not_run(profile, COMBINED)),
     }
     for name, text in texts.items():
         (into / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")

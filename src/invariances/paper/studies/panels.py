@@ -17,7 +17,7 @@ from invariances.paper.rows import ROWS
 from invariances.paper.settings import check
 from invariances.zoo import datasets
 
-__all__ = ["MODELS", "groups", "in_order", "joined", "labelled", "panel"]
+__all__ = ["MODELS", "groups", "in_order", "joined", "labelled", "not_run", "panel"]
 
 
 MODELS = 5
@@ -38,17 +38,27 @@ class Panel(NamedTuple):
 
 
 def groups(profile: str, rows: Sequence[str]) -> dict[str, plan.Group]:
-    """The models of each row, as planned; nothing is trained.
+    """The models of each row that can be run, as planned; nothing is trained.
 
     Raises
     ------
     DataError
         If a data set is missing; one sentence says how to get it.
     """
+    return {name: row.groups[0] for name, row in _planned(profile, rows).items() if not row.not_run}
+
+
+def not_run(profile: str, rows: Sequence[str]) -> list[str]:
+    """A sentence, as a point of a Markdown list, for each row that `groups` leaves out: why it is not run."""
+    reasons = plan.not_run(_planned(profile, rows))
+    return [f"- {name} was not run: {reason}." for name, reason in reasons.items()]
+
+
+def _planned(profile: str, rows: Sequence[str]) -> dict[str, plan.PlannedRow]:
     names = ",".join(dict.fromkeys(row.dataset for row in ROWS["initialization"] if row.name in rows))
     seeds = min(MODELS, PROFILES[profile].seeds)
     planned = plan.rows(check("initialization", {"profile": profile, "datasets": names, "seeds": seeds}))
-    return {name: row.groups[0] for name, row in planned.items() if name in rows}
+    return {name: row for name, row in planned.items() if name in rows}
 
 
 @lru_cache(maxsize=2)

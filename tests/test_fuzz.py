@@ -26,7 +26,7 @@ from invariances import (
     align,
     pairwise,
 )
-from invariances.alignment import COLUMNS
+from invariances.alignment import COLUMNS, FOUND_COLUMNS
 from invariances.errors import SpaceError
 from invariances.relative import relative
 from invariances.spaces import StoredSpace, read_space
@@ -136,10 +136,14 @@ def check_table(table, spaces, anchors, invariances, metrics, labels, permutatio
     expected = [
         (a, b, invariance, metric)
         for invariance in invariances
-        for a, b in (itertools.permutations if INVARIANCES[invariance].fitted else itertools.combinations)(names, 2)
         for metric in metrics
+        for a, b in (
+            itertools.permutations
+            if INVARIANCES[invariance].fitted or METRICS[metric].ordered
+            else itertools.combinations
+        )(names, 2)
     ]
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == COLUMNS + FOUND_COLUMNS * any(METRICS[metric].ordered for metric in metrics)
     keys = ["model_a", "model_b", "invariance", "metric"]
     assert sorted(table[keys].itertuples(index=False, name=None)) == sorted(expected)
     for row in table.itertuples():

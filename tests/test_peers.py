@@ -13,7 +13,7 @@ from scipy.spatial import procrustes as scipy_procrustes
 from scipy.spatial.distance import pdist
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
-from sklearn.metrics import pairwise_distances
+from sklearn.metrics import label_ranking_average_precision_score, pairwise_distances, top_k_accuracy_score
 from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.neighbors import NearestNeighbors
 
@@ -306,6 +306,41 @@ def test_mutual_neighbours_are_scikit_learns_by_cosine(spaces):
     assert ours(spaces, "mutual_knn") != pytest.approx(overlap(spaces, "euclidean"), rel=1e-3)
 
 
+CENTRED = {"": centred, "_uncentred": lambda x: x}
+
+
+def cosines_of(spaces):
+    width = max(x.shape[1] for x in spaces)
+    return 1 - pairwise_distances(*(np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in spaces), metric="cosine")
+
+
+@pytest.mark.parametrize("variant", CENTRED)
+def test_retrieval_is_scikit_learns_ranking(spaces, variant):
+    """One relevant row for each query: the rank's reciprocal is the average precision."""
+    similar, own = cosines_of([CENTRED[variant](x) for x in spaces]), np.arange(SAMPLES)
+    peers = {
+        "retrieval_top1": top_k_accuracy_score(own, similar, k=1),
+        "retrieval_recall": top_k_accuracy_score(own, similar, k=10),
+        "retrieval_mrr": label_ranking_average_precision_score(np.eye(SAMPLES), similar),
+    }
+    assert {name: ours(spaces, f"{name}{variant}") for name in peers} == near(peers)
+
+
+@pytest.mark.parametrize("variant", CENTRED)
+def test_the_overlap_is_of_scikit_learns_neighbours(spaces, variant):
+    """Of one more than are compared, since a sample of a gallery is not its own neighbour there."""
+    asking, gallery = (CENTRED[variant](x) for x in spaces)
+    width = max(x.shape[1] for x in spaces)
+    asking, gallery = (np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (asking, gallery))
+    index = NearestNeighbors(n_neighbors=11, metric="cosine").fit(gallery)
+    lists = zip(*(index.kneighbors(x, return_distance=False) for x in (asking, gallery)), strict=True)
+    shares = [
+        len({*[j for j in seen if j != i][:10]} & {*[j for j in own if j != i]}) / 10
+        for i, (seen, own) in enumerate(lists)
+    ]
+    assert ours(spaces, "neighbour_overlap" + variant) == near(np.mean(shares))
+
+
 def test_every_metric_has_a_peer():
     source = Path(__file__).read_text(encoding="utf-8")
-    assert [name for name in METRICS if f'"{name}"' not in source] == []
+    assert [name for name in METRICS if f'"{name.removesuffix("_uncentred")}"' not in source] == []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +17,14 @@ from sklearn.base import clone
 from invariances.errors import SpaceError
 from invariances.maps import affine_map, factorise
 from invariances.metrics.nulls import PERMUTATIONS
+from invariances.metrics.retrieval import GALLERY
 from invariances.metrics.score import SUBSAMPLE, Metric, Score
 from invariances.metrics.table import check_permutations, metric_named
 from invariances.rows import Rows, Spread, of_row, row_columns
 from invariances.spaces import Spaces, anchor_ids, check_whole, class_codes, read_space, read_spaces, shown
 from invariances.transforms import Affine, Relative, Transform, transform_named
 
-__all__ = ["COLUMNS", "Pairs", "align"]
+__all__ = ["COLUMNS", "FOUND_COLUMNS", "Pairs", "align"]
 
 
 COLUMNS = [
@@ -37,6 +38,8 @@ COLUMNS = [
     "note",
 ]
 """Columns of the table that `align` returns."""
+FOUND_COLUMNS = ["gallery", "k"]
+"""Columns behind them where a metric looks rows up: among how many, and how many of the first count."""
 SELF = "self"
 """The kind of a row whose models are each compared with themselves."""
 COPY = "the same model"
@@ -67,7 +70,7 @@ def align(
         Names in `invariances.transforms.INVARIANCES`, or transforms of your own under names of
         your own, e.g. ``{"l1": Relative("l1", center=True)}``.
     metrics : sequence of str
-        Names in `invariances.similarity.METRICS`.
+        Names in `invariances.METRICS`.
     labels : sequence of length n, optional
         Classes of the samples, for the within-class null. For `Rows`, perhaps a mapping from their names.
     seed : int
@@ -82,7 +85,9 @@ def align(
     DataFrame with the columns `COLUMNS`
         One row per pair, invariance and metric: per unordered pair where both spaces are
         transformed on their own, per ordered pair (`model_a` mapped onto `model_b`) for a fitted
-        map. ``null``, ``null_within_class`` and ``calibrated`` stand beside each ``score``. For `Rows` the table
+        map and for retrieval and neighbour overlap, in which rows of `model_a` ask and those of `model_b` are found;
+        ``gallery`` and ``k`` (`FOUND_COLUMNS`) then say among how many rows, and how many of the first count.
+        ``null``, ``null_within_class`` and ``calibrated`` stand beside each ``score``. For `Rows` the table
         begins with ``row``, and with ``kind`` where keys are (row, kind).
 
     Raises
@@ -152,8 +157,11 @@ def _align(spaces: Spaces, anchors: Any, labels: Any, options: _Options) -> pd.D
             for a, b, metric, score, note in pairs(transform, options.metrics, data):
                 key = {"model_a": a, "model_b": b, "invariance": name, "metric": metric.name}
                 sizes = {"n_samples": len(scored), "n_anchors": len(ids)}
-                rows.append({**key, **score._asdict(), **sizes, "note": note})
-    return pd.DataFrame(rows, columns=COLUMNS)
+                found = {"gallery": min(len(scored), GALLERY), "k": metric.k} if metric.ordered else {}
+                rows.append({**key, **score._asdict(), **sizes, "note": note, **found})
+    looked_up = any(metric.ordered for metric in options.metrics)
+    table = pd.DataFrame(rows, columns=COLUMNS + FOUND_COLUMNS * looked_up)
+    return table.astype(dict.fromkeys(FOUND_COLUMNS, "Int64")) if looked_up else table
 
 
 class _Data(NamedTuple):
@@ -196,6 +204,14 @@ def _anchors_for(transforms: Mapping[str, Transform], anchors: object, n: int, s
     return np.array([], dtype=np.int64)
 
 
+class _Represented(NamedTuple):
+    """What one side of a comparison has become."""
+
+    samples: torch.Tensor
+    anchors: torch.Tensor | None
+    """None where there are none."""
+
+
 Pairs = Iterator[tuple[str, str, Metric, Score, str]]
 
 
@@ -204,29 +220,35 @@ def _intrinsic_pairs(transform: Transform, metrics: Sequence[Metric], data: _Dat
     represented = {}
     for name, space in data.samples.items():
         with _naming(name):
-            represented[name] = clone(transform).fit(data.anchors.get(name, space)).transform(space)
+            anchors = data.anchors.get(name)
+            represent = _fitted(transform, space if anchors is None else anchors)
+            represented[name] = _Represented(represent(space), None if anchors is None else represent(anchors))
     for metric in metrics:
-        states = {name: _prepared(metric, space, data, name) for name, space in represented.items()}
+        states = {name: _prepared(metric, side, data, name) for name, side in represented.items()}
         scores = metric.scores(list(states.values()))
-        for (i, a), (j, b) in combinations(enumerate(represented), 2):
-            padded = metric.name == "cosine" and represented[a].shape[1] != represented[b].shape[1]
+        directions = permutations if metric.ordered else combinations
+        for (i, a), (j, b) in directions(enumerate(represented), 2):
+            one, other = represented[a], represented[b]
+            padded = metric.padded and one.samples.shape[1] != other.samples.shape[1]
             score = metric.chance(states[a], states[b], float(scores[i, j]), data.permutations)
-            yield a, b, metric, score, _note(metric, score, represented[a], padded)
+            yield a, b, metric, score, _note(metric, score, one, padded)
 
 
 def _fitted_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) -> Pairs:
     """One factorisation per source serves all targets; each target is prepared once."""
-    targets = [{name: _prepared(metric, x, data, name) for name, x in data.samples.items()} for metric in metrics]
+    spaces = {name: _Represented(x, data.anchors[name]) for name, x in data.samples.items()}
+    targets = [{name: _prepared(metric, side, data, name) for name, side in spaces.items()} for metric in metrics]
     affine = isinstance(transform, Affine)
-    for a in data.samples:
+    for a in spaces:
         factor = factorise(data.anchors[a]) if affine else None
-        for b in data.samples:
+        for b in spaces:
             if a == b:
                 continue
-            if affine:
-                mapped = affine_map(factor, data.anchors[b], transform.penalty)(data.samples[a])
+            if factor is not None and isinstance(transform, Affine):
+                carry = affine_map(factor, data.anchors[b], transform.penalty)
             else:
-                mapped = clone(transform).fit(data.anchors[a], data.anchors[b]).transform(data.samples[a])
+                carry = _fitted(transform, data.anchors[a], data.anchors[b])
+            mapped = _Represented(carry(data.samples[a]), carry(data.anchors[a]))
             # every class of maps but the affine one is defined between unequal widths by padding
             padded = not affine and data.samples[a].shape[1] != data.samples[b].shape[1]
             for metric, prepared in zip(metrics, targets, strict=True):
@@ -235,17 +257,29 @@ def _fitted_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) 
                 yield a, b, metric, score, _note(metric, score, mapped, padded)
 
 
-def _prepared(metric: Metric, x: torch.Tensor, data: _Data, name: str) -> object:
+def _fitted(transform: Transform, *anchors: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    fresh: Any = clone(transform)
+    return fresh.fit(*anchors).transform
+
+
+def _prepared(metric: Metric, side: _Represented, data: _Data, name: str) -> object:
     with _naming(name):
-        if not x.isfinite().all():
-            raise SpaceError(f"what it is mapped to is too large for {x.dtype}; rescale the spaces, or give float64")
-        return metric.prepare(x, data.classes)
+        if not side.samples.isfinite().all():
+            raise SpaceError(
+                f"what it is mapped to is too large for {side.samples.dtype}; rescale the spaces, or give float64"
+            )
+        if not metric.centred:
+            return metric.prepare(side.samples, data.classes)
+        centre = None if side.anchors is None else side.anchors.mean(dim=0, dtype=torch.float64)
+        return metric.prepare(side.samples, data.classes, centre)
 
 
-def _note(metric: Metric, score: Score, x: torch.Tensor, padded: bool) -> str:
+def _note(metric: Metric, score: Score, side: _Represented, padded: bool) -> str:
+    most = GALLERY if metric.ordered else SUBSAMPLE if metric.quadratic else math.inf
     notes = {
         "zero-padded": padded,
-        f"on {SUBSAMPLE} of the samples": metric.quadratic and len(x) > SUBSAMPLE,
+        f"on {most} of the samples": len(side.samples) > most,
+        "centred by the samples themselves, since there are no anchors": metric.centred and side.anchors is None,
         "not calibrated: a perfect score is no higher than chance": math.isnan(score.calibrated),
         "no z: no shuffle changes the score, or there are fewer than 4 samples": math.isnan(score.z),
     }

@@ -316,7 +316,7 @@ class Affine(_Fitted):
     """
 
     def __init__(self, penalty: Penalty = "gcv") -> None:
-        self.penalty = penalty
+        self.penalty: Penalty = penalty
 
     @property
     def invariant_to(self) -> frozenset[str]:

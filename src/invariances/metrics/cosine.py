@@ -114,6 +114,7 @@ COSINE = Metric(
     "closed form: product of the mean unit rows",
     SCALES,
     ROTATION,
+    padded=True,
 )
 PEARSON = Metric(
     "pearson",

@@ -8,6 +8,7 @@ probability gives in closed form. What is left is shuffled, with a seed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from itertools import permutations
@@ -33,10 +34,12 @@ __all__ = [
     "hollow_deviation",
     "kernel_moments",
     "nuclear_moments",
+    "permutation_moments",
     "shuffled",
     "shuffled_within",
     "shuffles",
     "unevenness",
+    "within_class_mean",
     "within_class_product",
 ]
 
@@ -136,6 +139,18 @@ def hollow_deviation(n: int, rows_a: float, rows_b: float) -> float:
     return math.sqrt(rows_a * rows_b / (n - 1) + (1 - rows_a) * (1 - rows_b) * 2 / (n * (n - 3)))
 
 
+def permutation_moments(table: torch.Tensor) -> Moments:
+    """Mean and deviation of ``mean_i table[i, p(i)]`` over all permutations p of n (Hoeffding 1951).
+
+    Parameters
+    ----------
+    table : tensor of shape (n, n)
+    """
+    n, mean = len(table), table.mean()
+    rest = table - table.mean(dim=0) - table.mean(dim=1, keepdim=True) + mean
+    return Moments(float(mean), math.sqrt(float(rest.square().sum()) / (n - 1)) / n)
+
+
 # Within classes --------------------------------------------------------------------------------
 
 
@@ -183,6 +198,13 @@ def within_class_product(a: Blocks, b: Blocks) -> float:
     rest = (a.sums.diagonal() - a.diagonal) * (b.sums.diagonal() - b.diagonal)
     rest = torch.where(counts > 1, rest / (counts * (counts - 1)).clamp_min(1), torch.zeros_like(rest))
     return float(between + (a.diagonal * b.diagonal / counts).sum() + rest.sum())
+
+
+def within_class_mean(table: torch.Tensor, classes: torch.Tensor) -> float:
+    """Expected ``mean_i table[i, p(i)]``, table of shape (n, n), when p shuffles within classes."""
+    counts = torch.bincount(classes).double().to(table)
+    same = (classes.unsqueeze(1) == classes).to(table)
+    return float(((table * same).sum(dim=1) / counts[classes]).mean())
 
 
 # Sums of singular values -----------------------------------------------------------------------
@@ -292,6 +314,7 @@ def shuffles(n: int, classes: torch.Tensor | None = None, seed: int = 0) -> Iter
         yield torch.from_numpy(rows)
 
 
+@functools.lru_cache(maxsize=2)
 def few_permutations(n: int) -> torch.Tensor:
     """Permutations of few rows, the identity first: all n! of at most 6, else 999 seeded ones after it.
 

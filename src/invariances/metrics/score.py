@@ -30,6 +30,7 @@ __all__ = [
     "few_axes",
     "few_samples_p",
     "normal_score",
+    "permuted_p",
     "subsample",
 ]
 
@@ -57,7 +58,7 @@ class Score(NamedTuple):
     """
     p: float
     """One-sided p-value of the null: normal in z (too small where few axes carry the variance), or counted over
-    permutations, as of at most 12 samples."""
+    permutations, as of at most 12 samples and of what is found by queries."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Metric:
     """A metric: how it is computed and how it is to be read."""
 
     name: str
-    prepare: Callable[[torch.Tensor, torch.Tensor | None], Any]
+    prepare: Callable[..., Any]
+    """Of a space and its classes; see `centred`."""
     score: Callable[[Any, Any], float]
     chance: Callable[[Any, Any, float, int], Score]
     range: tuple[float, float]
@@ -78,6 +80,14 @@ class Metric:
     quadratic: bool = False
     """Whether cost grows with the square of the samples, so that at most `SUBSAMPLE` are used."""
     symmetric: bool = True
+    padded: bool = False
+    """Whether the narrower of unequal widths is padded with zeros."""
+    ordered: bool = False
+    """Whether the first space asks and the second answers, so that `align` gives both directions in every case."""
+    centred: bool = False
+    """Whether `prepare` takes a third argument: where to centre, None for the mean of the samples themselves."""
+    k: int | None = None
+    """How many of the first that are found count, where that is a parameter."""
     score_all: Callable[[Sequence[Any]], np.ndarray] | None = None
     """All pairs of prepared spaces at once, shape (N, N), where that is cheaper."""
 
@@ -119,7 +129,12 @@ def few_samples_p(known: Score, n: int, scores: Callable[[torch.Tensor], torch.T
     scores : callable
         What permutations of one side's rows, shape (count, n), score, in any unit: shape (count,).
     """
-    if n > FEW_SAMPLES or math.isnan(known.z):
+    return known if n > FEW_SAMPLES else permuted_p(known, n, scores)
+
+
+def permuted_p(known: Score, n: int, scores: Callable[[torch.Tensor], torch.Tensor]) -> Score:
+    """The score with p counted over permutations, as `few_samples_p` has it, however many samples there are."""
+    if math.isnan(known.z):
         return known
     shuffled = scores(few_permutations(n))
     round_off = 1e-9 * float(shuffled.abs().max())
@@ -162,12 +177,15 @@ def check_rows(x: torch.Tensor, n: int, what: str) -> None:
         raise SpaceError(f"{what} needs at least {n} samples, not {len(x)}; give more")
 
 
-def subsample(x: torch.Tensor, classes: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """At most `SUBSAMPLE` rows, the same for every space of as many samples."""
-    if len(x) <= SUBSAMPLE:
+def subsample(
+    x: torch.Tensor, classes: torch.Tensor | None, most: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """At most so many rows, `SUBSAMPLE` if not said otherwise, the same for every space of as many samples."""
+    most = SUBSAMPLE if most is None else most
+    if len(x) <= most:
         return x, classes
-    rows = np.sort(np.random.default_rng(0).choice(len(x), SUBSAMPLE, replace=False))
-    return x[rows], None if classes is None else class_codes(classes.numpy(force=True)[rows], SUBSAMPLE)
+    rows = np.sort(np.random.default_rng(0).choice(len(x), most, replace=False))
+    return x[rows], None if classes is None else class_codes(classes.numpy(force=True)[rows], most)
 
 
 SCALES = frozenset({"isotropic-scale", "sample-scale"})

@@ -14,6 +14,7 @@ from invariances.metrics.kernels import Method
 from invariances.metrics.neighbours import MUTUAL_KNN
 from invariances.metrics.nulls import PERMUTATIONS
 from invariances.metrics.procrustes import PROCRUSTES
+from invariances.metrics.retrieval import OVERLAPS, RETRIEVALS
 from invariances.metrics.rsa import RSA, RSA_PEARSON
 from invariances.metrics.score import Metric, Score
 from invariances.spaces import Space, Spaces, check_whole, class_codes, open_spaces, read_spaces, shown
@@ -37,6 +38,8 @@ METRICS: dict[str, Metric] = {
         RSA,
         RSA_PEARSON,
         MUTUAL_KNN,
+        *RETRIEVALS,
+        *OVERLAPS,
     )
 }
 """The metrics that `align` takes, by name."""
@@ -64,7 +67,8 @@ def compare(
     ----------
     x : array, tensor or path, shape (n, d)
     y : array, tensor or path, shape (n, m)
-        The same samples in the same order. Cosine zero-pads the narrower of unequal widths.
+        The same samples in the same order. Cosine and retrieval zero-pad the narrower of unequal widths. What is
+        retrieved is rows of `y`, by those of `x`, each side centred by its own mean.
     metric : str
         One of `METRICS`.
     labels : sequence of length n, optional
@@ -105,7 +109,8 @@ def pairwise(spaces: Spaces, metric: str = "cka", method: Method = "auto") -> pd
     spaces : mapping from model names to spaces, or sequence of spaces
         Each n x d, the same n samples in the same order; widths may differ.
     metric : str
-        One of `METRICS`. For "pwcca", rows are the spaces whose features weigh.
+        One of `METRICS`. For "pwcca", rows are the spaces whose features weigh; for retrieval and neighbour
+        overlap, rows are the spaces that ask.
     method : "auto", "features" or "gram"
         For linear CKA: the formula; see `invariances.metrics.kernels`.
 

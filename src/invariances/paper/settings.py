@@ -33,6 +33,14 @@ METRICS = (
     "rsa",
     "rsa_pearson",
     "mutual_knn",
+    "retrieval_top1",
+    "retrieval_top1_uncentred",
+    "retrieval_recall",
+    "retrieval_recall_uncentred",
+    "retrieval_mrr",
+    "retrieval_mrr_uncentred",
+    "neighbour_overlap",
+    "neighbour_overlap_uncentred",
 )
 DEVICES = ("auto", "cpu", "cuda")
 INJECTED = "# Parameters"

@@ -440,9 +440,9 @@ def test_every_anchor_is_predicted_by_a_ridge_fit_without_it():
     rng = np.random.default_rng(0)
     z, x = rng.normal(size=(20, 6)) * [3, 2, 1, 1, 0.5, 0.1], rng.normal(size=(20, 3)) + 5
     penalties = np.array([0.5, 3.0, 40.0])
-    predicted, weight = left_out_ridge(
-        instruments_of(torch.from_numpy(z)), torch.from_numpy(x), torch.from_numpy(penalties)
-    )
+    instruments, centred = instruments_of(torch.from_numpy(z)), torch.from_numpy(x - x.mean(axis=0))
+    residuals, weight = left_out_ridge(instruments, centred, instruments.left.T @ centred, torch.from_numpy(penalties))
+    predicted = x - residuals.numpy()
     for j, penalty in enumerate(penalties):
         for i in range(20):
             kept = np.arange(20) != i

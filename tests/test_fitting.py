@@ -55,7 +55,8 @@ def test_instruments_by_gram_matrices_predict_as_features_side_by_side(by_gram):
     found, coordinates = (
         (instruments_of_gram(centred @ centred.T), moved @ centred.T) if by_gram else (instruments_of(z[:K]), moved)
     )
-    _, weights = left_out_ridge(found, torch.from_numpy(source[:K]), torch.full((24,), 3.0, dtype=torch.float64))
+    aim = torch.from_numpy(source[:K] - source[:K].mean(axis=0))
+    _, weights = left_out_ridge(found, aim, found.left.T @ aim, torch.tensor(3.0, dtype=torch.float64))
     samples = source[:K].mean(axis=0) + (coordinates @ weights).numpy()
     np.testing.assert_allclose(samples, brute_prediction(source, helpers, 3.0), atol=1e-9)
 

@@ -208,8 +208,8 @@ class _Represented(NamedTuple):
     """What one side of a comparison has become."""
 
     samples: torch.Tensor
-    anchors: torch.Tensor | None
-    """None where there are none."""
+    centre: torch.Tensor | None
+    """The mean of its anchors, for metrics that centre by it; None where there are none."""
 
 
 Pairs = Iterator[tuple[str, str, Metric, Score, str]]
@@ -222,7 +222,7 @@ def _intrinsic_pairs(transform: Transform, metrics: Sequence[Metric], data: _Dat
         with _naming(name):
             anchors = data.anchors.get(name)
             represent = _fitted(transform, space if anchors is None else anchors)
-            represented[name] = _Represented(represent(space), None if anchors is None else represent(anchors))
+            represented[name] = _represented(represent, space, anchors, metrics)
     for metric in metrics:
         states = {name: _prepared(metric, side, data, name) for name, side in represented.items()}
         scores = metric.scores(list(states.values()))
@@ -236,19 +236,21 @@ def _intrinsic_pairs(transform: Transform, metrics: Sequence[Metric], data: _Dat
 
 def _fitted_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) -> Pairs:
     """One factorisation per source serves all targets; each target is prepared once."""
-    spaces = {name: _Represented(x, data.anchors[name]) for name, x in data.samples.items()}
+    spaces = {
+        name: _represented(lambda x: x, space, data.anchors[name], metrics) for name, space in data.samples.items()
+    }
     targets = [{name: _prepared(metric, side, data, name) for name, side in spaces.items()} for metric in metrics]
     affine = isinstance(transform, Affine)
     for a in spaces:
-        factor = factorise(data.anchors[a]) if affine else None
+        source = factorise(data.anchors[a]) if affine else data.anchors[a]
         for b in spaces:
             if a == b:
                 continue
-            if factor is not None and isinstance(transform, Affine):
-                carry = affine_map(factor, data.anchors[b], transform.penalty)
+            if isinstance(transform, Affine):
+                carry = affine_map(source, data.anchors[b], transform.penalty)
             else:
                 carry = _fitted(transform, data.anchors[a], data.anchors[b])
-            mapped = _Represented(carry(data.samples[a]), carry(data.anchors[a]))
+            mapped = _represented(carry, data.samples[a], data.anchors[a], metrics)
             # every class of maps but the affine one is defined between unequal widths by padding
             padded = not affine and data.samples[a].shape[1] != data.samples[b].shape[1]
             for metric, prepared in zip(metrics, targets, strict=True):
@@ -262,16 +264,25 @@ def _fitted(transform: Transform, *anchors: torch.Tensor) -> Callable[[torch.Ten
     return fresh.fit(*anchors).transform
 
 
+def _represented(
+    represent: Callable[[torch.Tensor], torch.Tensor],
+    samples: torch.Tensor,
+    anchors: torch.Tensor | None,
+    metrics: Sequence[Metric],
+) -> _Represented:
+    centre = None
+    if anchors is not None and any(metric.centred for metric in metrics):
+        centre = represent(anchors).mean(dim=0, dtype=torch.float64)
+    return _Represented(represent(samples), centre)
+
+
 def _prepared(metric: Metric, side: _Represented, data: _Data, name: str) -> object:
     with _naming(name):
         if not side.samples.isfinite().all():
             raise SpaceError(
                 f"what it is mapped to is too large for {side.samples.dtype}; rescale the spaces, or give float64"
             )
-        if not metric.centred:
-            return metric.prepare(side.samples, data.classes)
-        centre = None if side.anchors is None else side.anchors.mean(dim=0, dtype=torch.float64)
-        return metric.prepare(side.samples, data.classes, centre)
+        return metric.prepare(side.samples, data.classes, *([side.centre] if metric.centred else []))
 
 
 def _note(metric: Metric, score: Score, side: _Represented, padded: bool) -> str:
@@ -279,7 +290,7 @@ def _note(metric: Metric, score: Score, side: _Represented, padded: bool) -> str
     notes = {
         "zero-padded": padded,
         f"on {most} of the samples": len(side.samples) > most,
-        "centred by the samples themselves, since there are no anchors": metric.centred and side.anchors is None,
+        "centred by the samples themselves, since there are no anchors": metric.centred and side.centre is None,
         "not calibrated: a perfect score is no higher than chance": math.isnan(score.calibrated),
         "no z: no shuffle changes the score, or there are fewer than 4 samples": math.isnan(score.z),
     }

@@ -14,7 +14,6 @@ from invariances.maps import (
     Map,
     affine_map,
     factorise,
-    identity_map,
     isotropic_scale_map,
     orthogonal_map,
     permutation_map,
@@ -53,16 +52,15 @@ class Model(NamedTuple):
     """Shape (k, d), in float64."""
     mean: torch.Tensor
     """Of the anchors."""
+    centred: torch.Tensor
+    """The anchors less their mean."""
+    size: float
+    """Norm of these."""
     scored_mean: torch.Tensor
     variance: float
     """Of the scored rows, around the anchors' mean."""
     reach: float
     """Share of the scored rows' variance that lies in the anchors' span."""
-
-    @property
-    def centred(self) -> torch.Tensor:
-        """The anchors less their mean."""
-        return self.anchors - self.mean
 
 
 class Compared(NamedTuple):
@@ -77,23 +75,25 @@ class Compared(NamedTuple):
     structure: Structure
 
 
-def read_model(named: tuple[str, OpenSpace], ids: np.ndarray, rest: np.ndarray) -> Model:
+@one_torch_thread()
+def read_model(space: OpenSpace, ids: np.ndarray, rest: np.ndarray, name: str) -> Model:
     """Read the anchors of a space, and go once through its scored rows.
 
     Parameters
     ----------
-    named : tuple of str and OpenSpace
+    space : OpenSpace
     ids, rest : arrays of row ids
         Of the anchors, and of what is scored.
+    name : str
 
     Raises
     ------
     SpaceError
         If it is constant on the scored rows.
     """
-    name, space = named
     anchors = space[ids].double()
     mean, axes = anchors.mean(dim=0), factorise(anchors).right
+    centred = anchors - mean
     total, squares, reached = torch.zeros_like(mean), 0.0, 0.0
     for rows in _tiles(len(rest), len(mean)):
         moved = space[rest[rows]].double() - mean
@@ -105,7 +105,7 @@ def read_model(named: tuple[str, OpenSpace], ids: np.ndarray, rest: np.ndarray) 
     spread = squares - float(total.square().sum()) / len(rest)
     reached -= float((axes @ total).square().sum()) / len(rest)
     reach = reached / spread if len(axes) < len(mean) and spread > 0 else 1.0
-    return Model(anchors, mean, mean + total / len(rest), squares / len(rest), reach)
+    return Model(anchors, mean, centred, float(centred.norm()), mean + total / len(rest), squares / len(rest), reach)
 
 
 def blocks_of_pairs(
@@ -287,8 +287,7 @@ def _fit(
     source, weights = a.anchors, torch.eye(len(a.mean), dtype=torch.float64)
     if instruments is not None:
         source, weights = predicted(source, instruments)
-    size_a, size_b = float(a.centred.norm()), float(b.centred.norm())
-    found = shrunk(source, b.anchors, size_b / size_a if size_a > 0 else 1.0, seed)
+    found = shrunk(source, b.anchors, b.size / a.size if a.size > 0 else 1.0, seed)
     affine = affine_map(found.factor, b.anchors)
     base = a.mean - (a.mean - found.factor.mean) @ found.lost
     maps = _maps(found, b, affine, classes)
@@ -306,10 +305,10 @@ def _maps(source: Shrunk, target: Model, affine: Map, classes: Sequence[str]) ->
     zero = torch.zeros_like(target.mean)
     found = {
         "constant": _Scaled(0.0, None, target.scored_mean),
-        "identity": _Scaled(1.0, None, identity_map(x, y).bias),
+        "identity": _Scaled(1.0, None, zero),
         "translation": _Scaled(1.0, None, shift.bias),
-        "scale": _Scaled(float(scaling.weight[0, 0]), None, scaling.bias),
-        "orthogonal": _Scaled(1.0, plain.weight, plain.bias),
+        "scale": _Scaled(float(scaling.weight[0, 0]), None, zero),
+        "orthogonal": _Scaled(1.0, plain.weight, zero),
         "orthogonal+translation": _Scaled(1.0, turned.weight, turned.bias),
         "similarity": _Scaled(factor, turned.weight, target.mean - factor * (turned.weight @ x.mean(dim=0))),
         "affine": _Scaled(1.0, affine.weight, affine.bias),

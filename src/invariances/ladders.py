@@ -168,27 +168,22 @@ def _ladder(spaces: Spaces, anchors: Any, pairs: Any, options: _Options, workers
     wanted = _checked(pairs, read)
     found, reach = _compared(read, ids, _drawn(wanted, options), options, workers)
     sizes = {"n_anchors": len(ids), "n_samples": n - len(ids), "n_models": len(read), "ordered_pairs": 2 * len(wanted)}
-    tables = [_table([pair], options.delta, reach).assign(**sizes) for pair in found]
-    tables.append(_table(found, options.delta, reach).assign(**sizes))
-    table = pd.concat(tables, ignore_index=True)
-    front = ["model_a", "model_b", *choose([found[0].losses], 1, options.delta).columns]
+    parts = [*([pair] for pair in found), found]
+    tables = [_table(part, sizes, options.delta, reach) for part in parts]
     values = [_singular_values(pair) for pair in found[:PAIRS_WITH_SINGULAR_VALUES]]
-    return Ladder(
-        table.reindex(columns=[*front, *table.columns.difference(front, sort=False)]),
-        pd.concat(values, ignore_index=True),
-    )
+    return Ladder(pd.concat(tables, ignore_index=True), pd.concat(values, ignore_index=True))
 
 
-def _table(pairs: Sequence[Compared], delta: float, reach: float) -> pd.DataFrame:
+def _table(pairs: Sequence[Compared], sizes: Mapping[str, int], delta: float, reach: float) -> pd.DataFrame:
     """The classes compared for one ordered pair, or for all at once."""
     widths = {f"width_{end}": max(getattr(pair, f"width_{end}") for pair in pairs) for end in "ab"}
-    steps = choose([pair.losses for pair in pairs], max(widths.values()), delta, reach)
-    if len(pairs) > 1:
-        return steps.assign(model_a=ALL_PAIRS, model_b=ALL_PAIRS, **widths)
-    (pair,) = pairs
-    described = pair.structure.described
-    steps.loc[steps["class"] == "affine", list(described)] = list(described.values())
-    return steps.assign(model_a=pair.model_a, model_b=pair.model_b, **widths)
+    steps = choose([pair.losses for pair in pairs], max(widths.values()), delta, reach).assign(**widths, **sizes)
+    for place, name in enumerate(("model_a", "model_b")):
+        steps.insert(place, name, getattr(pairs[0], name) if len(pairs) == 1 else ALL_PAIRS)
+    if len(pairs) == 1:
+        described = pairs[0].structure.described
+        steps.loc[steps["class"] == "affine", list(described)] = list(described.values())
+    return steps
 
 
 def _compared(
@@ -200,14 +195,13 @@ def _compared(
 ) -> tuple[list[Compared], float]:
     """All ordered pairs, and the share of the held-out variance that the anchors span where it is least."""
     rest = np.setdiff1d(np.arange(len(next(iter(spaces.values())))), ids)
-    read = in_threads(partial(read_model, ids=ids, rest=rest), list(spaces.items()), 1)
-    models = dict(zip(spaces, read, strict=True))
-    small = len(rest) * len(pairs) * max(len(model.mean) for model in read) < SMALL
+    models = {name: read_model(space, ids, rest, name) for name, space in spaces.items()}
+    small = len(rest) * len(pairs) * max(len(model.mean) for model in models.values()) < SMALL
     blocks = blocks_of_pairs(pairs, models, len(rest), 1 if small else 2 * cores())
     unit = partial(compare, spaces=spaces, models=models, rest=rest, classes=options.classes, seed=options.seed)
     found = {(pair.model_a, pair.model_b): pair for part in workers(unit, blocks) for pair in part}
     ordered = [found[pair] for a, b in pairs for pair in ((a, b), (b, a))]
-    return ordered, min(model.reach for model in read)
+    return ordered, min(model.reach for model in models.values())
 
 
 def _checked(pairs: Iterable[tuple[str, str]] | None, spaces: Mapping[str, OpenSpace]) -> list[tuple[str, str]]:

@@ -67,27 +67,29 @@ def predicted(source: torch.Tensor, instruments: Instruments) -> tuple[torch.Ten
     centred = source - mean
     projected = left.T @ centred
     common = ridge_penalty(left, power, projected, source)
-    residuals, _ = _left_out(instruments, centred, projected, common.expand(1))
+    residuals, _ = left_out_ridge(instruments, centred, projected, common)
     variances, axes = torch.linalg.eigh(residuals.T @ residuals)
     variances = variances.clamp_min(0)
     penalties = common * variances / variances.mean().clamp_min(torch.finfo(torch.float64).tiny)
-    residuals, weights = _left_out(instruments, centred @ axes, projected @ axes, penalties)
+    residuals, weights = left_out_ridge(instruments, centred @ axes, projected @ axes, penalties)
     return source - residuals @ axes.T, weights @ axes.T
 
 
 def left_out_ridge(
-    instruments: Instruments, target: torch.Tensor, penalties: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ridge regression with a penalty for every target feature: leave-one-out predictions and weights, (p, m)."""
-    centred = target - target.mean(dim=0)
-    residuals, weights = _left_out(instruments, centred, instruments.left.T @ centred, penalties)
-    return target - residuals, weights
-
-
-def _left_out(
     instruments: Instruments, centred: torch.Tensor, projected: torch.Tensor, penalties: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Leave-one-out residuals and weights; one penalty serves all features."""
+    """Ridge regression on the instruments: leave-one-out residuals, shape (k, m), and weights, (p, m).
+
+    Parameters
+    ----------
+    instruments : Instruments
+    centred : tensor of shape (k, m)
+        The target less its mean.
+    projected : tensor of shape (r, m)
+        ``instruments.left.T @ centred``.
+    penalties : tensor of shape () or (m,)
+        For all features of the target, or for each.
+    """
     left, power, lift = instruments
     floor = power.sum() / max(1, len(power)) * 1e-10  # without noise there is nothing to penalise, but round-off
     kept = power.unsqueeze(1) / (power.unsqueeze(1) + penalties.maximum(floor))

@@ -55,8 +55,10 @@ def structure(
     described, of_simulated = (
         _describe(*end, factor, found) for end, found in zip(ends, (values, simulated), strict=True)
     )
-    beside = {f"{name}_simulated": value for name, value in of_simulated.items()}
-    return Structure(described | beside, values, simulated)
+    found = {}
+    for name, value in described.items():
+        found |= {name: value, f"{name}_simulated": of_simulated[name]}
+    return Structure(found, values, simulated)
 
 
 def _scaled_rotation(factor: Factor, target: torch.Tensor, fitted: Map, seed: int) -> torch.Tensor:

@@ -18,11 +18,11 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from invariances.errors import WorkersError
+from invariances.threads import cores, one_torch_thread
 
 if TYPE_CHECKING:
     from distributed import Client, Future, as_completed
@@ -62,18 +62,8 @@ _report: ContextVar[Callable[..., None] | None] = ContextVar("report", default=N
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Run a unit on exactly one torch and BLAS thread: bits differ between one and two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with one_torch_thread(), threadpool_limits(1):
+        yield
 
 
 def run(

@@ -26,7 +26,7 @@ import typer
 from torch import nn
 from tqdm import tqdm
 
-from invariances import zoo
+from invariances import threads, zoo
 from invariances.paper import plan
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import SECTIONS
@@ -249,9 +249,9 @@ def study_family(profile: str, seeds: int, into: Path) -> None:
         for split, n in (("train", sizes.n_train[""]), ("test", sizes.n_test)):
             whole = load_dataset("parquet", data_files={split: files[split]}, split=split)
             rows[split] = whole.select(decoding.balanced_subset(np.asarray(whole["label"]), n))
-    torch.set_num_threads(workers.cores())
+    torch.set_num_threads(threads.cores())
     recipe = recipes[0]
-    by_loaders = {n: plain_loop(recipe, rows, 0, n, 1)[0] for n in tqdm(range(workers.cores() + 1), "loader workers")}
+    by_loaders = {n: plain_loop(recipe, rows, 0, n, 1)[0] for n in tqdm(range(threads.cores() + 1), "loader workers")}
     best = min(by_loaders, key=by_loaders.get)
     runs = [plain_loop(recipe, rows, seed, best, recipe.training.epochs) for seed in tqdm(range(seeds), "plain loop")]
     torch.set_num_threads(1)
@@ -268,7 +268,7 @@ def study_family(profile: str, seeds: int, into: Path) -> None:
         ]
     )
     table["ratio"] = table.seconds / ours
-    table["models"], table["cores"] = FAMILY, workers.cores()
+    table["models"], table["cores"] = FAMILY, threads.cores()
     table.to_csv(into / "family.csv", index=False, float_format="%.5g")
     (into / "family.md").write_text(table_of_family(pd.read_csv(into / "family.csv")), encoding="utf-8")
 

@@ -1,4 +1,3 @@
-import threading
 from functools import partial
 from itertools import combinations
 
@@ -77,22 +76,3 @@ def test_threads_processes_and_none_give_the_same_bits():
     found = [ladder(given, K, workers=workers).table for workers in (None, map, partial(in_threads, threads=3))]
     for other in found[1:]:
         pd.testing.assert_frame_equal(found[0], other, check_exact=True)
-
-
-def test_threads_are_started_for_several_items_only_and_keep_the_order():
-    seen = in_threads(
-        lambda i: (i, threading.current_thread() is threading.main_thread(), torch.get_num_threads()), [2, 1, 0], 2
-    )
-    assert seen == [(2, False, 1), (1, False, 1), (0, False, 1)]
-    assert in_threads(lambda i: threading.current_thread() is threading.main_thread(), [0], 2) == [True]
-
-
-def test_an_error_in_a_thread_is_raised_and_the_callers_threads_stay_as_they_were():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ZeroDivisionError):
-            in_threads(lambda i: 1 / i, [1, 0], 2)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

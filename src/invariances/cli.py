@@ -125,7 +125,7 @@ def run(
     settings = check(section, given)
     if dry_run:
         from invariances.paper.plan import cost
-        from invariances.zoo.workers import cores
+        from invariances.threads import cores
 
         table = cost(settings)
         typer.echo(table.to_string(index=False, float_format="{:.1f}".format))

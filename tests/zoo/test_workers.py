@@ -78,10 +78,6 @@ def test_a_unit_elsewhere_has_one_thread_whatever_its_process_has(three_threads)
     assert torch.get_num_threads() == 3
 
 
-def test_there_is_a_core_and_no_more_than_the_machine_has():
-    assert 1 <= workers.cores() <= os.cpu_count()
-
-
 # Here ------------------------------------------------------------------------------------------
 
 

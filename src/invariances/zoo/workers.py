@@ -27,7 +27,7 @@ from invariances.threads import cores, one_torch_thread
 if TYPE_CHECKING:
     from distributed import Client, Future, as_completed
 
-__all__ = ["KEEP_MEMORY", "advance", "cores", "one_thread", "run", "spread"]
+__all__ = ["KEEP_MEMORY", "advance", "one_thread", "run", "spread"]
 
 
 Item = TypeVar("Item")

@@ -162,3 +162,13 @@ def test_rows_are_compared_each_by_itself():
         for kind in kinds:
             alone = getattr(climbed(kind), own).reset_index(drop=True)
             pd.testing.assert_frame_equal(part[part.row == kind].drop(columns="row").reset_index(drop=True), alone)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize(("models", "anchors"), [(2, ANCHORS), (4, ANCHORS), (6, 40)])
+def test_spaces_on_a_gpu_give_the_same_numbers(models, anchors):
+    spaces = {name: torch.from_numpy(space) for name, space in planted("affine", models=models).items()}
+    there = {name: space.to("cuda") for name, space in spaces.items()}
+    here, found = (ladder(given, np.arange(anchors), permutation=True) for given in (spaces, there))
+    pd.testing.assert_frame_equal(found.table, here.table, rtol=1e-6, atol=1e-6)
+    pd.testing.assert_frame_equal(found.singular_values, here.singular_values, rtol=1e-6, atol=1e-6)

@@ -284,7 +284,7 @@ def _fit(
     seed: int,
 ) -> _Fitted:
     a, b = (models[name] for name in pair)
-    source, weights = a.anchors, torch.eye(len(a.mean), dtype=torch.float64)
+    source, weights = a.anchors, torch.eye(len(a.mean), dtype=torch.float64, device=a.mean.device)
     if instruments is not None:
         source, weights = predicted(source, instruments)
     found = shrunk(source, b.anchors, b.size / a.size if a.size > 0 else 1.0, seed)

@@ -58,7 +58,7 @@ def structure(
     found = {}
     for name, value in described.items():
         found |= {name: value, f"{name}_simulated": of_simulated[name]}
-    return Structure(found, values, simulated)
+    return Structure(found, values.cpu(), simulated.cpu())
 
 
 def _scaled_rotation(factor: Factor, target: torch.Tensor, fitted: Map, seed: int) -> torch.Tensor:
@@ -71,9 +71,9 @@ def _scaled_rotation(factor: Factor, target: torch.Tensor, fitted: Map, seed: in
     noise = math.sqrt(squares / max(len(target) - spent, 1.0))
     size = float(explained.norm() / power.sum().sqrt().clamp_min(TINY))
     rotation, rng = _random_rotation(target.shape[1], centred.shape[1], seed)
-    turned = size * (centred + factor.mean) @ rotation.T
+    turned = size * (centred + factor.mean) @ rotation.T.to(target.device)
     drawn = torch.Generator().set_state(rng)
-    return turned + noise * torch.randn(target.shape, generator=drawn, dtype=torch.float64)
+    return turned + noise * torch.randn(target.shape, generator=drawn, dtype=torch.float64).to(target.device)
 
 
 @lru_cache(maxsize=4)

@@ -83,6 +83,29 @@ def test_seeds_trained_together_are_what_they_are_alone(network, what):
     assert np.abs(spaces[0] - spaces[1]).max() > 0.1 * np.abs(spaces[0]).max()
 
 
+class Halved(torch.nn.Module):
+    """What autocast does before a BatchNorm on a GPU."""
+
+    def forward(self, x):
+        return x.bfloat16()
+
+
+def test_stacked_models_take_half_precision_into_batch_norm_and_back():
+    def model(*first):
+        torch.manual_seed(0)
+        encoder = torch.nn.Sequential(*first, torch.nn.BatchNorm2d(1), torch.nn.Flatten())
+        return Model(encoder, torch.nn.Linear(64, 3))
+
+    x = torch.rand(2, 20, 1, 8, 8)
+    stacked, alone = Stacked([model(Halved()), model(Halved())]), model()
+    stacked(x).square().sum().backward()
+    for i in range(2):
+        alone.zero_grad()
+        alone(x[i].bfloat16().float()).square().sum().backward()
+        for gradient, expected in zip(stacked.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(gradient.grad[i], expected.grad)
+
+
 def test_each_model_s_gradient_is_clipped_by_its_own_norm():
     stacked, alone = Stacked(models("cnn")), models("cnn")
     scales = torch.tensor([1e4, 1.0, 1e-4])

@@ -10,12 +10,13 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from invariances.errors import ParameterError
 from invariances.zoo import checkpoints, datasets
@@ -379,10 +380,12 @@ def _augmentation(name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
 def deterministic(device: torch.device) -> Iterator[None]:
     """Have a GPU add up in one order, so that the same models trained together have the same bits."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    attention: AbstractContextManager = nullcontext()
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
+        attention = sdpa_kernel(SDPBackend.MATH)  # the faster ones only warn that their gradients are not
     try:
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=True):
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=True), attention:
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -424,6 +424,14 @@ def test_a_gpu_trains_as_well_and_its_models_run_on_the_cpu(fresh_home):
     assert np.abs(codes - trained[classifier].spaces["test"]).max() < 0.01 * np.abs(codes).max()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_a_gpu_gives_the_same_bits_twice(fresh_home):
+    for one in some_recipes():
+        first, second = (train_alone(one, torch.device("cuda")) for _ in range(2))
+        assert first.note == second.note
+        assert [name for name in first.arrays if numbers(first.arrays[name]) != numbers(second.arrays[name])] == []
+
+
 def test_a_recipe_with_another_seed_is_another_model():
     first, second = recipe(epochs=0), replace(recipe(epochs=0), seed=1)
     spaces = [train_alone(one).arrays["spaces.test"] for one in (first, second)]

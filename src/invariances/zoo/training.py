@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from invariances.errors import ParameterError
 from invariances.zoo import checkpoints, datasets
@@ -64,6 +64,8 @@ MASKED_SHARE = 0.15
 """Share of the tokens that masked-language modelling hides (Devlin et al. 2019)."""
 AUGMENTED_PARTS = 16
 """Parts of a batch that are augmented apart: torchvision draws once for all pictures that it is given."""
+# without it cuBLAS may add up in another order each time; it is read at the first product
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 Advance = Callable[..., None]
@@ -380,12 +382,10 @@ def _augmentation(name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
 def deterministic(device: torch.device) -> Iterator[None]:
     """Have a GPU add up in one order, so that the same models trained together have the same bits."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    attention: AbstractContextManager = nullcontext()
     if device.type == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        attention = sdpa_kernel(SDPBackend.MATH)  # the faster ones only warn that their gradients are not
+        torch.use_deterministic_algorithms(True)
     try:
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=True), attention:
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=True):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -48,5 +48,11 @@ def in_threads(unit: Callable[[Item], Result], items: Iterable[Item], threads: i
     with one_torch_thread():
         if threads <= 1:
             return [unit(item) for item in items]
-        with ThreadPoolExecutor(threads, "invariances", torch.set_num_threads, (1,)) as pool:
+        with ThreadPoolExecutor(threads, "invariances", _start) as pool:
             return list(pool.map(unit, items))
+
+
+def _start() -> None:
+    torch.set_num_threads(1)
+    if torch.cuda.is_initialized():  # cuBLAS warns in a thread that has not chosen its device
+        torch.cuda.set_device(torch.cuda.current_device())

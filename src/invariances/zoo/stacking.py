@@ -18,8 +18,8 @@ from invariances.zoo.networks import Model
 __all__ = ["FAMILIES", "Stacked"]
 
 
-FAMILIES = ("cnn", "vit")
-"""Families whose layers `torch.func.vmap` can stack; the text models of transformers refuse it."""
+FAMILIES = ("cnn",)
+"""Families that a GPU stacks; `torch.func.vmap` refuses the text models of transformers, and attention in bfloat16."""
 
 
 class Stacked(nn.Module):

@@ -385,7 +385,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True)
     try:
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=True):
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False, allow_tf32=True):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -1,4 +1,4 @@
-"""p of kernel metrics where samples are few: never below what the permutations allow, and right under the null."""
+"""p of the metrics where samples are few: never below what the permutations allow, and right under the null."""
 
 import math
 from itertools import permutations
@@ -9,10 +9,21 @@ import pytest
 from invariances import cka, compare
 from invariances.metrics.nulls import FEW_SAMPLES
 
-KERNELS = ["cka", "cka_debiased", "cka_rbf", "cka_rbf_debiased", "cca", "rsa", "rsa_pearson"]
+METRICS = [
+    "cka",
+    "cka_debiased",
+    "cka_rbf",
+    "cka_rbf_debiased",
+    "cca",
+    "rsa",
+    "rsa_pearson",
+    "svcca",
+    "pwcca",
+    "procrustes",
+]
 
 
-@pytest.mark.parametrize("metric", KERNELS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("n", [5, 6])
 def test_p_is_never_below_the_share_of_one_permutation(metric, n):
     rng = np.random.default_rng(0)
@@ -30,7 +41,7 @@ def test_p_of_cka_is_the_share_of_all_permutations_that_score_as_high():
     assert compare(x, y, "cka").p == pytest.approx(np.mean(np.array(scores) >= cka(x, y) - 1e-12))
 
 
-@pytest.mark.parametrize("metric", KERNELS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("n", [6, 8, FEW_SAMPLES])
 def test_p_is_right_where_nothing_relates_the_spaces(metric, n):
     found = []
@@ -42,7 +53,7 @@ def test_p_is_right_where_nothing_relates_the_spaces(metric, n):
         assert np.mean(np.array(found) < level) <= level + 3 * math.sqrt(level * (1 - level) / 200)
 
 
-@pytest.mark.parametrize("metric", KERNELS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_a_real_relation_is_found(metric):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(FEW_SAMPLES, 3))

@@ -11,7 +11,16 @@ from invariances.metrics import nulls
 from invariances.metrics.cka import KAZI_AOUAL, LinearState, with_counted_p, within_kernel
 from invariances.metrics.nulls import Moments
 from invariances.metrics.procrustes import LAW, chance_nuclear, nuclear
-from invariances.metrics.score import SHAPE, UP_TO_ONE, Metric, Score, centre, counted_score, normal_score
+from invariances.metrics.score import (
+    SHAPE,
+    UP_TO_ONE,
+    Metric,
+    Score,
+    centre,
+    counted_score,
+    few_samples_p,
+    normal_score,
+)
 
 __all__ = ["CCA", "PWCCA", "SVCCA"]
 
@@ -68,22 +77,26 @@ def _chance_svcca(a: _Basis, b: _Basis, score: float, permutations: int) -> Scor
 
 
 def _score_pwcca(a: _Basis, b: _Basis) -> float:
-    return _projection_weighted(a, a.centred.T @ b.centred)
+    return float(_projection_weighted(a, a.centred.T @ b.centred))
 
 
-def _projection_weighted(a: _Basis, cross: torch.Tensor) -> float:
+def _projection_weighted(a: _Basis, cross: torch.Tensor) -> torch.Tensor:
+    """PWCCA by products of bases, shape (..., rank, rank)."""
     directions, correlations, _ = torch.linalg.svd(cross.double(), full_matrices=False)
-    weights = (directions.T @ a.features.to(directions)).abs().sum(dim=1)
-    return float((weights @ correlations.clamp(max=1)) / weights.sum())
+    weights = (directions.mT @ a.features.to(directions)).abs().sum(dim=-1)
+    return (weights * correlations.clamp(max=1)).sum(dim=-1) / weights.sum(dim=-1)
 
 
 def _chance_pwcca(a: _Basis, b: _Basis, score: float, permutations: int) -> Score:
     def shuffled(rows: torch.Tensor) -> float:
-        return _projection_weighted(a, a.centred.T @ b.centred[rows])
+        return float(permuted(rows))
+
+    def permuted(orders: torch.Tensor) -> torch.Tensor:
+        return _projection_weighted(a, a.centred.T @ b.centred[orders])
 
     draws = nulls.shuffled(shuffled, len(a.centred), permutations)
     within = math.nan if a.classes is None else nulls.shuffled_within(shuffled, a.classes, permutations)
-    return counted_score(score, draws, within)
+    return few_samples_p(counted_score(score, draws, within), len(a.centred), permuted)
 
 
 CCA = Metric(

@@ -17,6 +17,7 @@ from invariances.metrics.score import (
     centre,
     counted_score,
     few_axes,
+    few_samples_p,
     normal_score,
 )
 
@@ -49,11 +50,15 @@ def chance_nuclear(
     def shuffled(rows: torch.Tensor) -> float:
         return of(nuclear(a.centred.T @ b.centred[rows]))
 
+    def permuted(orders: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.svdvals((a.centred.T @ b.centred[orders]).double()).sum(dim=1)
+
     n, rank = len(a.centred), min(len(a.spectrum), len(b.spectrum))
     within = math.nan if a.classes is None else nulls.shuffled_within(shuffled, a.classes, permutations)
     uneven = nulls.unevenness(a.summary, b.summary)
     if rank < nulls.LEAST_RANK or abs(uneven) > nulls.MOST_UNEVEN:
-        return counted_score(score, nulls.shuffled(shuffled, n, permutations), within, perfect)
+        known = counted_score(score, nulls.shuffled(shuffled, n, permutations), within, perfect)
+        return few_samples_p(known, n, permuted)
     mean, deviation = nulls.nuclear_moments(a.spectrum, b.spectrum)
     # samples of uneven norms widen the null much as they do CKA's, where by how much is known
     deviation *= math.sqrt(1 + uneven) * abs(of(1.0) - of(0.0))

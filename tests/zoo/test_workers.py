@@ -99,6 +99,46 @@ def test_a_failing_unit_fails_the_run_here():
         next(results)
 
 
+def begun(item):
+    """Where this runs, which is long: a tenth of it takes 0.2 s."""
+    time.sleep(0.2)
+    workers.advance(0.1)
+    return item, os.getpid()
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+
+
+def test_short_work_starts_no_process(two_cores):
+    results = list(workers.run(place, range(4), "test"))
+    assert [item for item, _, _ in results] == list(range(4))
+    assert {process for _, process, _ in results} == {os.getpid()}
+
+
+def test_what_is_left_goes_to_processes_where_it_is_worth_them(two_cores, monkeypatch):
+    monkeypatch.setattr(workers, "WORTH_WORKERS", 0.7)
+    results = list(workers.run(place, range(4), "test"))
+    assert sorted(item for item, _, _ in results) == list(range(4))
+    here = [item for item, process, _ in results if process == os.getpid()]
+    assert here == [0]  # 0.3 s, so that 0.9 s are left
+
+
+def test_a_long_item_is_given_up_here_and_done_elsewhere(two_cores, monkeypatch, moves, look):
+    look()
+    monkeypatch.setattr(workers, "WORTH_WORKERS", 4.0)  # 0.2 s for a tenth of three items: 5.8 s are left
+    results = list(workers.run(begun, range(3), "test"))
+    assert sorted(item for item, _ in results) == list(range(3))
+    assert os.getpid() not in {process for _, process in results}
+    assert sum(moves) == pytest.approx(3)
+
+
+def test_the_last_item_stays_here_however_long_it_takes(two_cores, monkeypatch):
+    monkeypatch.setattr(workers, "WORTH_WORKERS", 0.0)
+    assert [process for _, process in workers.run(begun, [1], "test")] == [os.getpid()]
+
+
 # Elsewhere -------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ LOG_SECONDS = 60.0
 """Seconds between two lines of progress in a log; work that takes less leaves no line there."""
 POLL_SECONDS = 0.05
 """Seconds between two looks at what is finished elsewhere."""
+WORTH_WORKERS = 20.0
+"""Seconds of work that is left from which worker processes are worth their start, which takes each some 5 s."""
 
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": 2**30,
@@ -75,8 +78,9 @@ def run(
 ) -> Iterator[Result]:
     """Yield ``unit(item)`` for all items, in the order in which they finish, with one progress bar.
 
-    One item, or one process, runs here; more run on one single-threaded process per core, or on
-    the Dask cluster whose address or scheduler file ``INVARIANCES_CLUSTER`` holds.
+    One item, or one process, runs here; more run on single-threaded processes, or on the Dask
+    cluster whose address or scheduler file ``INVARIANCES_CLUSTER`` holds. Processes are started
+    only once what is left is worth it, unless their number is given.
 
     Parameters
     ----------
@@ -98,12 +102,15 @@ def run(
     if not items:
         return
     cluster = os.environ.get("INVARIANCES_CLUSTER")
-    processes = min(processes or cores(), len(items))
+    most = min(processes or cores(), len(items))
     with _Progress(label, [size(item) if size else 1 for item in items]) as progress:
-        if processes <= 1 and not cluster:
-            yield from _here(unit, items, progress)
-        else:
-            yield from _dask(unit, items, progress, processes, cluster)
+        done = 0
+        if not cluster and (processes is None or most <= 1):
+            for result in _here(unit, items, _Watch(progress, math.inf if most <= 1 else WORTH_WORKERS)):
+                done += 1
+                yield result
+        if done < len(items):
+            yield from _dask(unit, items[done:], progress, most, cluster, done)
 
 
 def spread(unit: Callable[[Item], Result], items: Iterable[Item], label: str = "scoring") -> list[Result]:
@@ -207,15 +214,58 @@ class _Progress:
             self.done[item] = done
 
 
-def _here(unit: Callable[[Item], Result], items: Sequence[Item], progress: _Progress) -> Iterator[Result]:
+class _TakesLong(BaseException):
+    """Ends an item that would hold up the others; no unit mistakes it for an error."""
+
+
+class _Watch:
+    """Tells the bar how far an item here has got, and ends it where more is left than `limit` seconds would do."""
+
+    def __init__(self, progress: _Progress, limit: float) -> None:
+        self.progress, self.limit, self.spent, self.done = progress, limit, 0.0, 0.0
+
+    def begin(self, number: int) -> None:
+        self.number, self.start = number, time.monotonic()
+
+    def tell(self, done: float, shown: dict[str, str]) -> None:
+        self.progress.at(self.number, done, shown)
+        if self.number + 1 < len(self.progress.sizes) and self._left(done) > self.limit:
+            raise _TakesLong
+
+    def end(self) -> bool:
+        """Whether the items that are left would take longer than the limit."""
+        self.progress.finish(self.number)
+        too_long = self._left(self.progress.sizes[self.number]) > self.limit
+        self.spent += time.monotonic() - self.start
+        self.done += self.progress.sizes[self.number]
+        return too_long
+
+    def _left(self, done: float) -> float:
+        done, total = self.done + done, sum(self.progress.sizes)
+        return (self.spent + time.monotonic() - self.start) * (total / done - 1) if done > 0 else 0.0
+
+
+def _here(unit: Callable[[Item], Result], items: Sequence[Item], watch: _Watch) -> Iterator[Result]:
+    """One item after the other, as long as that does not take too long."""
     for number, item in enumerate(items):
-        result = _work(unit, item, partial(progress.at, number))
-        progress.finish(number)
+        watch.begin(number)
+        try:
+            result = _work(unit, item, watch.tell)
+        except _TakesLong:
+            return
+        too_long = watch.end()
         yield result
+        if too_long:
+            return
 
 
 def _dask(
-    unit: Callable[[Item], Result], items: Sequence[Item], progress: _Progress, processes: int, cluster: str | None
+    unit: Callable[[Item], Result],
+    items: Sequence[Item],
+    progress: _Progress,
+    processes: int,
+    cluster: str | None,
+    first: int,
 ) -> Iterator[Result]:
     from distributed import CancelledError, KilledWorker, as_completed
     from distributed.comm import CommClosedError
@@ -224,7 +274,7 @@ def _dask(
     with _client(processes, cluster) as client:
         with _uninterrupted():
             client.subscribe_topic(topic, lambda event: progress.at(*event[1]))
-            numbers = range(len(items))
+            numbers = range(first, first + len(items))
             futures = client.map(_elsewhere, [unit] * len(items), items, numbers, [topic] * len(items), pure=False)
             number_of = dict(zip((future.key for future in futures), numbers, strict=True))
             waiting = as_completed(futures)

@@ -10,6 +10,10 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # a core for each worker: no test starts processes that would run beside another's
+    allowed = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {allowed[int(worker.removeprefix("gw")) % len(allowed)]})
 settings.register_profile("companion", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("companion")
 

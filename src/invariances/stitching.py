@@ -10,12 +10,13 @@ its own encoder, and beside controls that tell what the connection itself contri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,10 @@ from sklearn.base import clone
 from sklearn.metrics import f1_score
 
 from invariances.errors import SpaceError
+from invariances.product import Product
 from invariances.rows import Rows, Spread, of_row, row_columns
 from invariances.spaces import check_whole, shown
+from invariances.threads import in_threads
 from invariances.transforms import INVARIANCES, transform_named
 
 __all__ = ["COLUMNS", "Codes", "Quality", "Stitchable", "connect", "mean_squared_error", "stitch", "weighted_f1"]
@@ -46,6 +49,13 @@ COLUMNS = [
 """Columns of the table that `stitch` returns; ``control`` is "none" for a real pair."""
 PRODUCT = "product"
 """The connection whose heads start with a `invariances.product.Product`."""
+SELF = "self-stitch"
+SHUFFLED = "shuffled anchors"
+UNSTITCHED = "unstitched"
+"""No control of the table, but its ceiling: a head on its own encoder as it was trained."""
+
+Connection: TypeAlias = tuple[str, str, str]
+"""Names of the encoder and of the model whose head reads it, and the control."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,14 @@ class Stitchable:
     codes: Codes
     head: Callable[..., torch.Tensor] | None
     """Maps codes of shape (n, d), or relative representations (n, k), to outputs; for "product", codes and the same
-    encoder's codes of the anchors (k, d). None for an untrained encoder."""
+    encoder's codes of the anchors (k, d). None for an untrained encoder. It is called on several threads at once."""
+    product: Product | None = None
+    """For "product", perhaps what the head compares by: it then reads the components alone, of shape (n, c, k), which
+    heads that compare alike share."""
+
+
+Offered: TypeAlias = "Callable[[Stitchable, str], tuple[torch.Tensor, ...]]"
+"""What a head reads of one encoder under a control."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +93,11 @@ class Quality:
 
     name: str
     measure: Callable[[torch.Tensor, torch.Tensor], float]
-    """``measure(outputs, targets)``."""
+    """``measure(outputs, targets)``, one call at a time."""
     lower_is_better: bool = False
 
-    def measured(self, outputs: torch.Tensor, targets: torch.Tensor, what: str) -> float:
-        """The measure of some outputs; one that is no finite number is an error, which names `what` was measured."""
-        value = self.measure(outputs, targets)
+    def checked(self, value: object, what: str) -> float:
+        """What was measured; if it is no finite number, an error that names `what` was measured."""
         if not isinstance(value, Real) or not math.isfinite(value):
             raise SpaceError(f"the quality of {what} is {value!r}; give a function that answers with a finite number")
         return value
@@ -109,7 +125,7 @@ def stitch(
     invariances: Sequence[str],
     quality: str | Quality | Mapping[str, str | Quality],
     seed: int = 0,
-    workers: Spread = map,
+    workers: Spread | None = None,
 ) -> pd.DataFrame:
     """Stitch all ordered pairs of models under each invariance (paper, zero-shot stitching).
 
@@ -125,8 +141,9 @@ def stitch(
         How outputs are measured. For `Rows`, perhaps a mapping from their names.
     seed : int
         Shuffles the anchors of the control of that name.
-    workers : callable
-        How `Rows` are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`.
+    workers : callable, optional
+        How `Rows` are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`. By default one row follows
+        the other, and the heads that read an encoder are spread over threads.
 
     Returns
     -------
@@ -144,18 +161,28 @@ def stitch(
     """
     names = _checked_invariances(invariances)
     check_whole(seed, "seed")
+    threads = partial(in_threads, threads=1) if workers else in_threads
     if not isinstance(models, Rows):
-        return pd.concat([_stitch(models, name, _quality(quality), seed) for name in names], ignore_index=True)
+        each = [_Options(name, seed, threads) for name in names]
+        return pd.concat([_stitch(models, _quality(quality), options) for options in each], ignore_index=True)
     keys = [key for key in models if key[1] in names]
     if not keys:
         raise SpaceError(f"no row is stitched by {', '.join(names)}; give invariances that the keys of the rows name")
-    found = workers(partial(_of_row, models=models, quality=quality, seed=seed), keys)
+    unit = partial(_of_row, models=models, quality=quality, seed=seed, threads=threads)
+    found = (workers or map)(unit, keys)
     frames = [row_columns(frame, key[0]) for key, frame in zip(keys, found, strict=True)]
     return pd.concat(frames, ignore_index=True)
 
 
-def _of_row(key: tuple[str, str], models: Rows, quality: Any, seed: int) -> pd.DataFrame:
-    return _stitch(models[key], key[1], _quality(of_row(quality, key)), seed)
+class _Options(NamedTuple):
+    invariance: str
+    seed: int
+    threads: Spread
+    """How the heads that read one encoder are spread."""
+
+
+def _of_row(key: tuple[str, str], models: Rows, quality: Any, seed: int, threads: Spread) -> pd.DataFrame:
+    return _stitch(models[key], _quality(of_row(quality, key)), _Options(key[1], seed, threads))
 
 
 def _checked_invariances(invariances: Sequence[str]) -> list[str]:
@@ -177,21 +204,58 @@ def _quality(given: object) -> Quality:
     raise SpaceError(f"quality is {shown(given)}; choose from {', '.join(QUALITIES)}, or give a Quality of your own")
 
 
-def _stitch(models: Mapping[str, Stitchable], invariance: str, quality: Quality, seed: int) -> pd.DataFrame:
-    heads, encoders = _checked_models(models, invariance)
-    untrained = {name: codes for name, codes in encoders.items() if name not in heads}
-    ceilings = {
-        name: quality.measured(_unstitched(model, invariance), model.codes.targets, f"{name} unstitched")
-        for name, model in heads.items()
-    }
+def _stitch(models: Mapping[str, Stitchable], quality: Quality, options: _Options) -> pd.DataFrame:
+    heads, encoders = _checked_models(models, options.invariance)
+    connections = _connections(heads, [name for name in encoders if name not in heads], options.invariance)
+    values = _measured(heads, encoders, connections, quality, options)
+    # checked in the table's order, so that a failure is the same one however the work was spread
+    ceilings = {name: quality.checked(values[name, name, UNSTITCHED], f"{name} unstitched") for name in heads}
     rows = []
-    for a, b, control, codes in _connections(heads, invariance, untrained, seed):
-        score = quality.measured(connect(codes, heads[b], invariance), codes.targets, f"{a} in the head of {b}")
+    for a, b, control in connections:
+        score = quality.checked(values[a, b, control], f"{a} in the head of {b}")
         kept, whole = (ceilings[b], score) if quality.lower_is_better else (score, ceilings[b])
         retention = kept / whole if whole else math.nan
-        sizes = (len(codes.samples), len(codes.anchors))
-        rows.append((a, b, invariance, control, score, ceilings[b], retention, *sizes, quality.name))
+        sizes = (len(encoders[a].samples), len(encoders[a].anchors))
+        rows.append((a, b, options.invariance, control, score, ceilings[b], retention, *sizes, quality.name))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _measured(
+    heads: Mapping[str, Stitchable],
+    encoders: Mapping[str, Codes],
+    connections: Sequence[Connection],
+    quality: Quality,
+    options: _Options,
+) -> dict[Connection, Any]:
+    """What each connection is worth, and each head unstitched: encoder by encoder, so that little is kept."""
+    order = np.random.default_rng(options.seed).permutation(len(next(iter(encoders.values())).anchors))
+    fitted, one_call = _is_fitted(options.invariance), threading.Lock()
+    values: dict[Connection, Any] = {}
+    for name, codes in encoders.items():
+        asked = [(name, name, UNSTITCHED)] if name in heads else []
+        # unless a map is fitted, a head reads its own encoder as it did in training: once is enough
+        asked += [one for one in connections if one[0] == name and (fitted or one[2] != SELF)]
+        given = _offered(codes, options.invariance, list(heads.values()), order)
+        unit = partial(_value, heads=heads, given=given, targets=codes.targets, quality=quality, one_call=one_call)
+        values |= zip(asked, options.threads(unit, asked), strict=True)
+        if not fitted and name in heads:
+            values[name, name, SELF] = values[name, name, UNSTITCHED]
+    return values
+
+
+@torch.no_grad()  # here, since a thread does not know what its caller has set
+def _value(
+    connection: Connection,
+    heads: Mapping[str, Stitchable],
+    given: Offered,
+    targets: torch.Tensor,
+    quality: Quality,
+    one_call: threading.Lock,
+) -> object:
+    _, b, control = connection
+    outputs = heads[b].head(*given(heads[b], control))
+    with one_call:  # a measure may keep something between two calls
+        return quality.measure(outputs, targets)
 
 
 def _checked_models(
@@ -225,28 +289,60 @@ def _check_codes(name: str, codes: Codes) -> None:
         )
 
 
-def _connections(
-    models: Mapping[str, Stitchable], invariance: str, untrained: Mapping[str, Codes], seed: int
-) -> Iterator[tuple[str, str, str, Codes]]:
-    """Encoder name, head name, control and the encoder's codes, for every connection to score."""
-    for a, b in permutations(models, 2):
-        yield a, b, "none", models[a].codes
-    for name, model in models.items():
-        yield name, name, "self-stitch", model.codes
-        for outsider, codes in untrained.items():
-            yield outsider, name, "untrained encoder", codes
-    if invariance in ("absolute", "scale"):
-        return
-    order = np.random.default_rng(seed).permutation(len(next(iter(models.values())).codes.anchors))
-    for a, b in permutations(models, 2):
-        codes = models[a].codes
-        yield a, b, "shuffled anchors", replace(codes, anchors=codes.anchors[order])
+def _connections(heads: Mapping[str, Stitchable], untrained: Sequence[str], invariance: str) -> list[Connection]:
+    """Every connection to score, in the order of the table."""
+    pairs = list(permutations(heads, 2))
+    found = [(a, b, "none") for a, b in pairs]
+    for name in heads:
+        found += [(name, name, SELF), *((outsider, name, "untrained encoder") for outsider in untrained)]
+    reads_anchors = invariance not in ("absolute", "scale")
+    return found + [(a, b, SHUFFLED) for a, b in pairs if reads_anchors]
 
 
-def _unstitched(model: Stitchable, invariance: str) -> torch.Tensor:
-    """What a head answers to its own encoder; a fitted map is left out, as it was in training."""
-    fitted = invariance != PRODUCT and transform_named(invariance).fitted
-    return model.head(model.codes.samples) if fitted else connect(model.codes, model, invariance)
+def _is_fitted(invariance: str) -> bool:
+    return invariance != PRODUCT and transform_named(invariance).fitted
+
+
+def _offered(codes: Codes, invariance: str, heads: Sequence[Stitchable], order: np.ndarray) -> Offered:
+    """What one encoder gives to each head under a control; what is the same for several is computed once.
+
+    Shuffled anchors, in `order`, need no projection or factorization of their own.
+    """
+    if invariance == PRODUCT:
+        return _offered_to_products(codes, heads, order)
+    transform = transform_named(invariance)
+    if not transform.fitted:
+        projected = clone(transform).fit(codes.anchors).transform(codes.samples)
+        return lambda head, control: (projected[:, order] if control == SHUFFLED else projected,)
+    onto, back = transform.fitter(codes.anchors), np.argsort(order)
+
+    def carried(head: Stitchable, control: str) -> tuple[torch.Tensor, ...]:
+        if control == UNSTITCHED:  # a map is left out, as it was in training
+            return (codes.samples,)
+        anchors = head.codes.anchors[back] if control == SHUFFLED else head.codes.anchors
+        return (onto(anchors).transform(codes.samples),)
+
+    return carried
+
+
+def _offered_to_products(codes: Codes, heads: Sequence[Stitchable], order: np.ndarray) -> Offered:
+    """Components where heads say what they compare by, codes and anchors where they do not."""
+    products = {_compared_by(head.product): head.product for head in heads if head.product is not None}
+    components = {key: product.components(codes.samples, codes.anchors) for key, product in products.items()}
+
+    def offered(head: Stitchable, control: str) -> tuple[torch.Tensor, ...]:
+        shuffled = control == SHUFFLED
+        if head.product is None:
+            return codes.samples, codes.anchors[order] if shuffled else codes.anchors
+        found = components[_compared_by(head.product)]
+        return (found[..., order] if shuffled else found,)
+
+    return offered
+
+
+def _compared_by(product: Product) -> tuple:
+    """What the components of a product hang on, beside codes and anchors."""
+    return product.similarities, product.anchors, next(product.parameters()).dtype
 
 
 def connect(source: Codes, target: Stitchable, invariance: str) -> torch.Tensor:
@@ -259,8 +355,5 @@ def connect(source: Codes, target: Stitchable, invariance: str) -> torch.Tensor:
     invariance : str
         How they are connected; see `stitch`.
     """
-    if invariance == PRODUCT:
-        return target.head(source.samples, source.anchors)
-    transform = clone(transform_named(invariance))
-    anchors = (source.anchors, target.codes.anchors) if transform.fitted else (source.anchors,)
-    return target.head(transform.fit(*anchors).transform(source.samples))
+    given = _offered(source, invariance, [target], np.arange(len(source.anchors)))
+    return target.head(*given(target, "none"))

@@ -15,18 +15,21 @@ of `OPERATIONS`; the tests hold every declaration in both directions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from invariances.errors import SpaceError
 from invariances.maps import (
+    Factor,
     Map,
     Penalty,
     affine_map,
+    factorise,
     isotropic_scale_map,
     orthogonal_map,
     permutation_map,
@@ -85,17 +88,43 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             If a matrix is unusable, or the two do not hold the same number of anchors.
         """
         anchors = read_space(anchors, "anchors")
+        return self._fit_onto(anchors, self._of_source(anchors), target_anchors)
+
+    def fitter(self, anchors: _Matrix) -> Callable[[_Matrix], Transform]:
+        """Prepare to fit maps of one source onto many targets: what hangs on the source alone is computed once.
+
+        Parameters
+        ----------
+        anchors : array or tensor of shape (k, d)
+            The anchors' embeddings in the source space.
+
+        Returns
+        -------
+        callable
+            Maps target anchors, of shape (k, m), to a transform of its own, as ``fit`` of both would leave it. This
+            one stays unfitted. It may be called on several threads at once.
+
+        Raises
+        ------
+        SpaceError
+            If the matrix is unusable; the callable raises what ``fit`` does.
+        """
+        anchors = read_space(anchors, "anchors")
+        source = self._of_source(anchors)
+        return lambda target_anchors: clone(self)._fit_onto(anchors, source, target_anchors)
+
+    def _fit_onto(self, anchors: torch.Tensor, source: torch.Tensor | Factor, targets: _Matrix | None) -> Transform:
+        """Fit to anchors that were read, and to what `_of_source` made of them."""
         if self.fitted:
-            if target_anchors is None:
+            if targets is None:
                 raise SpaceError(f"{type(self).__name__} maps one space onto another; give target_anchors to fit")
-            target_anchors = read_space(target_anchors, "target_anchors")
-            if len(anchors) != len(target_anchors):
+            targets = read_space(targets, "target_anchors")
+            if len(anchors) != len(targets):
                 raise SpaceError(
-                    f"{len(anchors)} anchors but {len(target_anchors)} target_anchors; "
-                    "give the same samples in the same order"
+                    f"{len(anchors)} anchors but {len(targets)} target_anchors; give the same samples in the same order"
                 )
         self.n_features_in_ = anchors.shape[1]
-        self._fit(anchors, target_anchors)
+        self._fit(source, targets)
         # the width of the output, which names its features (scikit-learn's get_feature_names_out)
         self._n_features_out = self._apply(anchors[:1]).shape[1]
         return self
@@ -134,6 +163,10 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if not tensor.isfinite().all():
             raise SpaceError("x holds NaN or infinity; repair or drop these samples")
         return tensor
+
+    def _of_source(self, anchors: torch.Tensor) -> torch.Tensor | Factor:
+        """What `_fit` needs of the source, whatever the target."""
+        return anchors
 
     def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None: ...
 
@@ -324,8 +357,11 @@ class Affine(_Fitted):
         invariant = {"isotropic-scale", "translation", "permutation", "sign-flip", "orthogonal"}
         return frozenset(invariant | ({"affine"} if self.penalty == 0 else set()))
 
-    def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None:
-        self.map_ = affine_map(anchors, targets, self.penalty)
+    def _of_source(self, anchors: torch.Tensor) -> Factor:
+        return factorise(anchors)
+
+    def _fit(self, source: Factor, targets: torch.Tensor | None) -> None:
+        self.map_ = affine_map(source, targets, self.penalty)
 
 
 class Permutation(_Fitted):

@@ -16,10 +16,13 @@ from invariances.stitching import Codes, Stitchable
 from invariances.zoo import datasets, heads, models, trained
 from invariances.zoo.heads import Head, HeadRecipe
 from invariances.zoo.recipes import Recipe
+from invariances.zoo.store import Artefact
 from invariances.zoo.trained import Trained
 
 __all__ = ["Models", "embed", "labels", "take_apart", "train"]
 
+ANSWERED_AT_ONCE = 100
+"""Samples that a head reads at once: few, so that a decoder's pictures stay in the processor's cache."""
 Key = tuple[str, str]
 """The name of a row, and a kind of models or an invariance."""
 Anchors = Mapping[str, Sequence[int]]
@@ -179,26 +182,35 @@ def _taken_apart(
     device: str,
 ) -> dict[str, Stitchable]:
     ids, pieces = np.asarray(anchors[key[0]]), {}
-    for name, recipe in recipes[key].items():
-        model = _load(recipe, device)
+    bases = [recipe.base if isinstance(recipe, HeadRecipe) else recipe for recipe in recipes[key].values()]
+    # read once, however many models share them
+    data = {base.data: datasets.load(base.data) for base in (*bases, *untrained[key[0]].values())}
+    targets = {name: _targets(prepared, bases[0].task) for name, prepared in data.items()}
+    for (name, recipe), base in zip(recipes[key].items(), bases, strict=True):
+        model, product = _load(base, device), None
         if isinstance(recipe, HeadRecipe):
-            module, model = model.module, _load(recipe.base, device)
+            module = _load(recipe, device).module
+            product = module.product
         else:
-            module = trained.restore(model).head
-        pieces[name] = Stitchable(_codes(model, ids), partial(_answer, module))
+            module = trained.restore(model, data[base.data]).head
+        answer = partial(_answer, module.to(memory_format=torch.channels_last))
+        pieces[name] = Stitchable(_codes(model, ids, targets[base.data]), answer, product)
     for name, recipe in untrained[key[0]].items():
-        pieces[name] = Stitchable(_codes(_load(recipe, device), ids), None)
+        pieces[name] = Stitchable(_codes(_load(recipe, device), ids, targets[recipe.data]), None)
     return pieces
 
 
-def _codes(model: Trained, anchors: np.ndarray) -> Codes:
-    """A model's embeddings of its anchors and test samples, and what a head should make of them."""
-    arrays = datasets.load(model.recipe.data).arrays
-    targets = torch.from_numpy(arrays["test_x" if model.recipe.task == "reconstruction" else "test_y"])
+def _targets(prepared: Artefact, task: str) -> torch.Tensor:
+    """What a head should make of the test samples."""
+    return trained.inputs(torch.from_numpy(prepared.arrays["test_x" if task == "reconstruction" else "test_y"]))
+
+
+def _codes(model: Trained, anchors: np.ndarray, targets: torch.Tensor) -> Codes:
+    """A model's embeddings of its anchors and test samples."""
     pool, test = (torch.from_numpy(model.spaces[split]) for split in ("pool", "test"))
-    return Codes(pool[anchors], test, trained.inputs(targets))
+    return Codes(pool[anchors], test, targets)
 
 
 @torch.no_grad()
 def _answer(module: torch.nn.Module, x: torch.Tensor, *anchors: torch.Tensor) -> torch.Tensor:
-    return torch.cat([module(part, *anchors) for part in x.split(trained.BATCH)])
+    return torch.cat([module(part, *anchors) for part in x.split(ANSWERED_AT_ONCE)])

@@ -72,9 +72,9 @@ def fresh_model(recipe: Recipe, prepared: Artefact) -> Model:
     return build(recipe.network, recipe.task, recipe.anchors, shape, len(note["classes"]), note["vocabulary"])
 
 
-def restore(trained: Trained) -> Model:
-    """The trained model on the CPU, in evaluation mode."""
-    model = fresh_model(trained.recipe, datasets.load(trained.recipe.data))
+def restore(trained: Trained, prepared: Artefact | None = None) -> Model:
+    """The trained model on the CPU, in evaluation mode; its data set is read where it is not given."""
+    model = fresh_model(trained.recipe, prepared or datasets.load(trained.recipe.data))
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in trained.weights.items()})
     return model.eval()
 

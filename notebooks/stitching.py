@@ -77,6 +77,16 @@ untrained = plan.untrained_encoders(rows)
 pieces = zoo.take_apart(plan.stitched(rows), untrained, anchor_ids, device=settings.device)
 
 # %% [markdown]
+# Alignment and the ladder read the same encoders' spaces; relative representations are compared in the encoders whose
+# heads read them.
+
+# %% tags=["hide-input"]
+spaces = zoo.embed(plan.trained(rows), anchor_ids, device=settings.device)
+of_relative_heads = zoo.embed(
+    plan.trained(rows, head="relative"), anchor_ids, device=settings.device
+)
+
+# %% [markdown]
 # ## Stitch
 #
 # All ordered pairs of different models are connected, and measured by their own task. Every connection is also made
@@ -96,19 +106,16 @@ stitches = stitch(
 
 # %% tags=["hide-input"]
 mapped = align(
-    zoo.embed(plan.trained(rows), anchor_ids, device=settings.device),
+    spaces,
     anchors=anchor_ids,
     invariances=("absolute", "affine", "orthogonal"),
     metrics=(settings.metric,),
     workers=zoo.spread,
 )
 
-# %% [markdown]
-# Relative representations are aligned in the encoders whose heads read them.
-
 # %% tags=["hide-input"]
 relative = align(
-    zoo.embed(plan.trained(rows, head="relative"), anchor_ids, device=settings.device),
+    of_relative_heads,
     anchors=anchor_ids,
     invariances=("relative",),
     metrics=(settings.metric,),
@@ -172,9 +179,8 @@ figures.prediction(results)
 # map that is, for the spaces that were aligned above.
 
 # %% tags=["hide-input"]
-trained_spaces = zoo.embed(plan.trained(rows), anchor_ids, device=settings.device)
 maps = ladder(
-    trained_spaces,
+    spaces,
     anchors=anchor_ids,
     pairs=plan.pairs(rows),
     most_pairs=25,

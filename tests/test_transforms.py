@@ -281,6 +281,46 @@ def test_fit_transform_is_fit_then_transform(transform):
 
 
 @each_transform
+def test_one_fitter_fits_any_target_as_fit_does_and_leaves_its_transform_unfitted(transform):
+    fresh = clone(transform)
+    onto = fresh.fitter(planted(40)[0])
+    for seed, width in ((0, 8), (1, 5)):
+        source, _, samples = planted(40)
+        target = np.random.default_rng(seed).normal(size=(40, width)) + source[:, :width]
+        fitted = onto(target)
+        alone = clone(transform).fit(source, target)
+        np.testing.assert_allclose(fitted.transform(samples), alone.transform(samples), rtol=1e-12, atol=1e-12)
+        assert type(fitted) is type(transform)
+        assert list(fitted.get_feature_names_out()) == list(alone.get_feature_names_out())
+    with pytest.raises(NotFittedError):
+        fresh.transform(planted(40)[2])
+
+
+@pytest.mark.parametrize("transform", FITTED, ids=str)
+def test_a_map_knows_the_pairs_of_anchors_and_not_their_order(transform):
+    source, target, samples = planted(40)
+    order = np.random.default_rng(1).permutation(40)
+    onto = clone(transform).fitter(source)
+    shuffled = clone(transform).fit(source[order], target)
+    np.testing.assert_allclose(onto(target[np.argsort(order)]).transform(samples), shuffled.transform(samples))
+    together = clone(transform).fit(source[order], target[order])
+    np.testing.assert_allclose(onto(target).transform(samples), together.transform(samples))
+    if not isinstance(transform, Translation):  # which knows the means alone
+        assert relative_change(onto(target).transform(samples), shuffled.transform(samples)) > 0.05
+
+
+def test_a_fitter_refuses_what_fit_refuses():
+    source, target, _ = planted(40)
+    with pytest.raises(SpaceError, match="^anchors: 1 row.s. hold only zeros"):
+        Affine().fitter(np.vstack([source[1:], 0 * source[:1]]))
+    onto = Affine().fitter(source)
+    with pytest.raises(SpaceError, match="40 anchors but 39 target_anchors"):
+        onto(target[1:])
+    with pytest.raises(SpaceError, match="maps one space onto another"):
+        onto(None)
+
+
+@each_transform
 def test_a_pipeline_of_one_is_the_transform(transform):
     source, target, samples = planted(40)
     pipeline = make_pipeline(clone(transform))

@@ -37,7 +37,7 @@ from invariances.maps import (
     translation_map,
 )
 from invariances.relative import Similarities, relative, scale, whitening
-from invariances.spaces import as_tensor, read_space
+from invariances.spaces import all_finite, as_tensor, read_space
 
 __all__ = [
     "Absolute",
@@ -160,7 +160,7 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             raise SpaceError(
                 f"x has shape {tuple(tensor.shape)}, but fit saw {self.n_features_in_} features; use the same encoder"
             )
-        if not tensor.isfinite().all():
+        if not all_finite(tensor):
             raise SpaceError("x holds NaN or infinity; repair or drop these samples")
         return tensor
 
@@ -274,7 +274,7 @@ class _Fitted(Transform):
 
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
         mapped = self.map_(x)
-        if not mapped.isfinite().all():
+        if not all_finite(mapped):
             raise SpaceError(f"the transformed samples leave the range of {mapped.dtype}; rescale the spaces")
         return mapped
 

@@ -21,7 +21,7 @@ from invariances.zoo.trained import Trained
 
 __all__ = ["Models", "embed", "labels", "take_apart", "train"]
 
-ANSWERED_AT_ONCE = 100
+ANSWERED_AT_ONCE = 50
 """Samples that a head reads at once: few, so that a decoder's pictures stay in the processor's cache."""
 Key = tuple[str, str]
 """The name of a row, and a kind of models or an invariance."""
@@ -183,8 +183,8 @@ def _taken_apart(
 ) -> dict[str, Stitchable]:
     ids, pieces = np.asarray(anchors[key[0]]), {}
     bases = [recipe.base if isinstance(recipe, HeadRecipe) else recipe for recipe in recipes[key].values()]
-    # read once, however many models share them
-    data = {base.data: datasets.load(base.data) for base in (*bases, *untrained[key[0]].values())}
+    names = dict.fromkeys(recipe.data for recipe in (*bases, *untrained[key[0]].values()))
+    data = {name: datasets.load(name) for name in names}  # read once, however many models share it
     targets = {name: _targets(prepared, bases[0].task) for name, prepared in data.items()}
     for (name, recipe), base in zip(recipes[key].items(), bases, strict=True):
         model, product = _load(base, device), None

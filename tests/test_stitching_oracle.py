@@ -247,7 +247,7 @@ def test_the_failure_that_is_told_is_the_first_of_the_table():
 
     given = models("affine")
     given["b"] = Stitchable(given["b"].codes, lambda x: x[:, :2])
-    with pytest.raises(invariances.errors.SpaceError, match="^the quality of b unstitched is nan"):
+    with pytest.raises(invariances.errors.SpaceError, match=r"^the quality of b unstitched is nan"):
         invariances.stitch(given, ["affine"], Quality("own", broken))
 
 

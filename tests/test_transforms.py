@@ -311,7 +311,7 @@ def test_a_map_knows_the_pairs_of_anchors_and_not_their_order(transform):
 
 def test_a_fitter_refuses_what_fit_refuses():
     source, target, _ = planted(40)
-    with pytest.raises(SpaceError, match="^anchors: 1 row.s. hold only zeros"):
+    with pytest.raises(SpaceError, match=r"^anchors: 1 row.s. hold only zeros"):
         Affine().fitter(np.vstack([source[1:], 0 * source[:1]]))
     onto = Affine().fitter(source)
     with pytest.raises(SpaceError, match="40 anchors but 39 target_anchors"):

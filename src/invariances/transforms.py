@@ -16,7 +16,7 @@ of `OPERATIONS`; the tests hold every declaration in both directions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -64,6 +64,13 @@ invariant to an operation if its output stays the same when the operation is app
 samples alike (of the source, for a fitted map)."""
 
 
+class _Source(NamedTuple):
+    """A source's anchors, and what a transform computed of them for all targets."""
+
+    anchors: torch.Tensor
+    prepared: Any
+
+
 class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Reads and checks the input, keeps its kind and dtype; subclasses do the arithmetic."""
 
@@ -72,7 +79,7 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     fitted: ClassVar[bool] = False
     """Whether ``fit`` needs the target's anchors too."""
 
-    def fit(self, anchors: _Matrix, target_anchors: _Matrix | None = None) -> Transform:
+    def fit(self, anchors: _Matrix | _Source, target_anchors: _Matrix | None = None) -> Transform:
         """Learn from anchors.
 
         Parameters
@@ -87,8 +94,21 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         SpaceError
             If a matrix is unusable, or the two do not hold the same number of anchors.
         """
-        anchors = read_space(anchors, "anchors")
-        return self._fit_onto(anchors, self._of_source(anchors), target_anchors)
+        source = anchors if isinstance(anchors, _Source) else self._source(anchors)
+        if self.fitted:
+            if target_anchors is None:
+                raise SpaceError(f"{type(self).__name__} maps one space onto another; give target_anchors to fit")
+            target_anchors = read_space(target_anchors, "target_anchors")
+            if len(source.anchors) != len(target_anchors):
+                raise SpaceError(
+                    f"{len(source.anchors)} anchors but {len(target_anchors)} target_anchors; "
+                    "give the same samples in the same order"
+                )
+        self.n_features_in_ = source.anchors.shape[1]
+        self._fit(source.prepared, target_anchors)
+        # the width of the output, which names its features (scikit-learn's get_feature_names_out)
+        self._n_features_out = self._apply(source.anchors[:1]).shape[1]
+        return self
 
     def fitter(self, anchors: _Matrix) -> Callable[[_Matrix], Transform]:
         """Prepare to fit maps of one source onto many targets: what hangs on the source alone is computed once.
@@ -109,25 +129,12 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         SpaceError
             If the matrix is unusable; the callable raises what ``fit`` does.
         """
-        anchors = read_space(anchors, "anchors")
-        source = self._of_source(anchors)
-        return lambda target_anchors: clone(self)._fit_onto(anchors, source, target_anchors)
+        source = self._source(anchors)
+        return lambda target_anchors: clone(self).fit(source, target_anchors)
 
-    def _fit_onto(self, anchors: torch.Tensor, source: torch.Tensor | Factor, targets: _Matrix | None) -> Transform:
-        """Fit to anchors that were read, and to what `_of_source` made of them."""
-        if self.fitted:
-            if targets is None:
-                raise SpaceError(f"{type(self).__name__} maps one space onto another; give target_anchors to fit")
-            targets = read_space(targets, "target_anchors")
-            if len(anchors) != len(targets):
-                raise SpaceError(
-                    f"{len(anchors)} anchors but {len(targets)} target_anchors; give the same samples in the same order"
-                )
-        self.n_features_in_ = anchors.shape[1]
-        self._fit(source, targets)
-        # the width of the output, which names its features (scikit-learn's get_feature_names_out)
-        self._n_features_out = self._apply(anchors[:1]).shape[1]
-        return self
+    def _source(self, anchors: _Matrix) -> _Source:
+        read = read_space(anchors, "anchors")
+        return _Source(read, self._prepared(read))
 
     def transform(self, x: _Matrix) -> _Matrix:
         """Transform samples.
@@ -164,11 +171,11 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             raise SpaceError("x holds NaN or infinity; repair or drop these samples")
         return tensor
 
-    def _of_source(self, anchors: torch.Tensor) -> torch.Tensor | Factor:
-        """What `_fit` needs of the source, whatever the target."""
+    def _prepared(self, anchors: torch.Tensor) -> Any:
+        """What `_fit` needs of the source, whatever the target: its anchors, unless a subclass knows better."""
         return anchors
 
-    def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None: ...
+    def _fit(self, anchors: Any, targets: torch.Tensor | None) -> None: ...
 
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError  # every subclass defines it
@@ -357,7 +364,7 @@ class Affine(_Fitted):
         invariant = {"isotropic-scale", "translation", "permutation", "sign-flip", "orthogonal"}
         return frozenset(invariant | ({"affine"} if self.penalty == 0 else set()))
 
-    def _of_source(self, anchors: torch.Tensor) -> Factor:
+    def _prepared(self, anchors: torch.Tensor) -> Factor:
         return factorise(anchors)
 
     def _fit(self, source: Factor, targets: torch.Tensor | None) -> None:

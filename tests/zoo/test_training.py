@@ -212,7 +212,7 @@ def test_batchnorm_sees_every_batch_once_and_no_anchors(models, name, epochs):
 
 def test_an_autoencoder_restores_what_augmentation_has_changed(monkeypatch):
     targets, losses = [], training._losses
-    monkeypatch.setattr(training, "_augmentation", lambda name: torch.zeros_like)
+    monkeypatch.setattr(training, "augmentation", lambda name: torch.zeros_like)
     monkeypatch.setattr(
         training, "_losses", lambda task, outputs, target: targets.append(target[0]) or losses(task, outputs, target)
     )
@@ -305,47 +305,6 @@ def test_inputs_are_pictures_from_0_to_1_and_tokens_as_they_are():
     torch.testing.assert_close(pictures, torch.tensor([0.0, 0.2, 1.0]))
     tokens = trained_models.inputs(torch.tensor([0, 51, 999], dtype=torch.int32))
     assert (tokens.dtype, tokens.tolist()) == (torch.int64, [0, 51, 999])
-
-
-# Augmentation ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", ["light", "heavy"])
-def test_augmentation_changes_pixels_and_nothing_else(name, channels):
-    torch.manual_seed(0)
-    x = torch.randint(1, 256, (64, channels, 16, 16), dtype=torch.uint8)
-    before = x.clone()
-    changed = training._augmentation(name)(x)
-    assert (changed.shape, changed.dtype) == (x.shape, torch.uint8)
-    assert torch.equal(x, before)
-    assert not torch.equal(changed, x)
-
-
-@pytest.mark.parametrize("name", ["light", "heavy"])
-def test_parts_of_a_batch_draw_their_own(name):
-    torch.manual_seed(0)
-    x = torch.randint(1, 256, (1, 1, 16, 16), dtype=torch.uint8).repeat(64, 1, 1, 1)
-    pictures = training._augmentation(name)(x)
-    distinct = {picture.numpy().tobytes() for picture in pictures}
-    assert len(distinct) >= training.AUGMENTED_PARTS / 2  # small shifts may coincide
-    assert not torch.equal(training._augmentation(name)(x), pictures)
-
-
-def test_light_moves_pixels_and_heavy_changes_them():
-    torch.manual_seed(0)
-    x = torch.tensor([50, 100, 150], dtype=torch.uint8)[torch.randint(3, (64, 1, 16, 16))]
-    assert set(training._augmentation("light")(x).unique().tolist()) == {0, 50, 100, 150}
-    assert len(training._augmentation("heavy")(x).unique()) > 10
-
-
-@pytest.mark.parametrize("n", [1, 2, 7, 9])
-def test_augmentation_keeps_small_batches_whole(n):
-    assert training._augmentation("heavy")(torch.ones(n, 3, 8, 8, dtype=torch.uint8)).shape == (n, 3, 8, 8)
-
-
-def test_no_augmentation_leaves_the_pictures_alone():
-    assert training._augmentation("none") is None
 
 
 # The store in between --------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from torch import nn
 
 from invariances.errors import ParameterError
 from invariances.zoo import checkpoints, datasets
+from invariances.zoo.augmentation import augmentation
 from invariances.zoo.checkpoints import Run, under_way
 from invariances.zoo.networks import MASK, MaskedLanguage, Model
 from invariances.zoo.recipes import Recipe, Training
@@ -40,7 +41,6 @@ from invariances.zoo.trained import (
 
 __all__ = [
     "ANCHOR_STEPS",
-    "AUGMENTED_PARTS",
     "Cost",
     "GRADIENT_NORM",
     "Seeded",
@@ -62,8 +62,6 @@ than all else; autoencoders of digits end with twice the error if theirs are fiv
 
 MASKED_SHARE = 0.15
 """Share of the tokens that masked-language modelling hides (Devlin et al. 2019)."""
-AUGMENTED_PARTS = 16
-"""Parts of a batch that are augmented apart: torchvision draws once for all pictures that it is given."""
 # without it cuBLAS may add up in another order each time; it is read at the first product
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -243,7 +241,7 @@ def fit(seeded: Seeded, recipe: Recipe, data: dict[str, torch.Tensor], advance: 
     if alone and 4 in (x.ndim, y.ndim):
         network.to(memory_format=torch.channels_last)
     network.train()
-    augment = _augmentation(plan.augmentation)
+    augment = augmentation(plan.augmentation)
     anchor_inputs = inputs(pool(data)[: recipe.anchors].to(device))
     steps = [s for s in torch.arange(len(x)).split(plan.batch_size) if len(s) > 1]  # BatchNorm needs two samples
     losses = torch.zeros(plan.epochs, len(models), dtype=torch.float64, device=device)
@@ -359,23 +357,6 @@ def _clip(network: nn.Module, alone: bool) -> None:
     factors = (GRADIENT_NORM / (norms + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ has it
     for gradient in gradients:
         gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
-
-
-def _augmentation(name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Crops, flips and distortions of a batch on its device; its parts draw their own."""
-    if name == "none":
-        return None
-    from torchvision.transforms import v2
-
-    light = [v2.RandomAffine(degrees=0, translate=(0.1, 0.1)), v2.RandomHorizontalFlip()]
-    heavy = [
-        v2.RandomAffine(degrees=20, translate=(0.2, 0.2), scale=(0.7, 1.3)),
-        v2.RandomHorizontalFlip(),
-        v2.ColorJitter(brightness=0.4, contrast=0.4),
-        v2.RandomErasing(p=0.5),
-    ]
-    transform = v2.Compose(light if name == "light" else heavy)
-    return lambda x: torch.cat([transform(part) for part in x.tensor_split(min(AUGMENTED_PARTS, len(x)))])
 
 
 @contextmanager

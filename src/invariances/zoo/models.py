@@ -9,6 +9,7 @@ import torch
 
 from invariances.errors import ParameterError, WorkersError
 from invariances.zoo import checkpoints, store, trained, training, workers
+from invariances.zoo.effort import longest_first
 from invariances.zoo.recipes import Recipe
 from invariances.zoo.trained import Trained
 
@@ -44,7 +45,8 @@ def train_missing(recipes: Sequence[Recipe], device: torch.device, processes: in
     if device.type == "cuda" and processes is None:
         processes = 1
     unit = partial(_make, device=str(device))
-    for _ in workers.run(unit, training.seeds_at_once(missing, device), "training models", processes, size=_epochs):
+    groups = longest_first(training.seeds_at_once(missing, device))
+    for _ in workers.run(unit, groups, "training models", processes, size=_epochs):
         pass
 
 

@@ -18,7 +18,7 @@ from invariances.relative import relative
 from invariances.zoo import frozen, pretrained
 from invariances.zoo.recipes import Network
 
-__all__ = ["MASK", "MaskedLanguage", "Model", "build", "head"]
+__all__ = ["MASK", "MaskedLanguage", "Model", "build", "head", "multiplications"]
 
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
@@ -93,6 +93,26 @@ def _classifier(width: int, classes: int) -> nn.Module:
 
 LAYERS = {3: ((1, 2), (2, 2), (4, 2)), 5: ((1, 2), (2, 1), (2, 2), (4, 1), (4, 2))}
 """A CNN's convolutions by depth: channels as a multiple of the width, and stride; three of them halve the picture."""
+
+
+def multiplications(network: Network, shape: tuple[int, ...]) -> int:
+    """How many multiplications take one sample through an encoder that is trained here, about.
+
+    Parameters
+    ----------
+    network : Network
+    shape : tuple
+        (channels, pixels, pixels) of a picture, (length,) of a text.
+    """
+    if network.family == "cnn":
+        before, side, total = shape[0], shape[-1], 0
+        for multiple, stride in LAYERS[network.depth]:
+            after, side = network.width * multiple, side // stride
+            total, before = total + 9 * before * after * side**2, after
+        return total + before * side**2 * network.dim
+    tokens = (shape[-1] // network.patch) ** 2 + 1 if network.family == "vit" else shape[0]
+    # four projections and a perceptron of four times the width; products of tokens with tokens
+    return network.depth * tokens * (12 * network.dim**2 + 2 * tokens * network.dim)
 
 
 def _cnn(network: Network, shape: tuple[int, ...], vocabulary: int) -> nn.Module:

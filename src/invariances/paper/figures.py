@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -139,9 +140,11 @@ def reconstructions(row: str, models: Mapping[str, Mapping[str, Stitchable]], pi
     """
     absolute = models["absolute"]
     a, b = list(absolute)[:2]
-    lines = {"original": absolute[a].codes.targets, "not stitched": absolute[b].head(absolute[b].codes.samples)}
+    own = absolute[b].head(absolute[b].codes.samples[:pictures])
+    lines = {"original": absolute[a].codes.targets, "not stitched": own}
     for invariance, pieces in models.items():
-        lines[f"stitched: {invariance}"] = connect(pieces[a].codes, pieces[b], invariance)
+        few = replace(pieces[a].codes, samples=pieces[a].codes.samples[:pictures])
+        lines[f"stitched: {invariance}"] = connect(few, pieces[b], invariance)
     figure, axes = plt.subplots(len(lines), pictures, figsize=(pictures, 1.08 * len(lines)), layout="constrained")
     for line, (title, images) in zip(axes, lines.items(), strict=True):
         for ax, image in zip(line, images, strict=False):

@@ -209,11 +209,13 @@ def denormals_flushed(case: Case) -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def without_onednn(case: Case) -> AbstractContextManager:
+@contextmanager
+def without_onednn(case: Case) -> Iterator[None]:
     """Compute by torch's own kernels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of GPUs that nobody asked for
-        return torch.backends.mkldnn.flags(enabled=False)
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def bfloat16(case: Case) -> AbstractContextManager | None:

@@ -99,7 +99,7 @@ class Quality:
         """What was measured; if it is no finite number, an error that names `what` was measured."""
         if not isinstance(value, Real) or not math.isfinite(value):
             raise SpaceError(f"the quality of {what} is {value!r}; give a function that answers with a finite number")
-        return value
+        return float(value)
 
 
 def weighted_f1(outputs: torch.Tensor, targets: torch.Tensor) -> float:
@@ -173,7 +173,8 @@ def stitch(
     if not keys:
         raise SpaceError(f"no row is stitched by {', '.join(names)}; give invariances that the keys of the rows name")
     unit = partial(_of_row, models=models, quality=quality, seed=seed, threads=threads)
-    found = (workers or map)(unit, keys)
+    spread: Any = workers or map
+    found = spread(unit, keys)
     frames = [row_columns(frame, key[0]) for key, frame in zip(keys, found, strict=True)]
     return pd.concat(frames, ignore_index=True)
 
@@ -257,7 +258,8 @@ def _value(
     one_call: threading.Lock,
 ) -> object:
     _, b, control = connection
-    outputs = heads[b].head(*given(heads[b], control))
+    answer: Any = heads[b].head
+    outputs = answer(*given(heads[b], control))
     with one_call:  # a measure may keep something between two calls
         return quality.measure(outputs, targets)
 
@@ -316,11 +318,12 @@ def _offered(codes: Codes, invariance: str, heads: Sequence[Stitchable], order: 
         return _offered_to_products(codes, heads, order)
     transform = transform_named(invariance)
     if not transform.fitted:
-        projected = clone(transform).fit(codes.anchors).transform(codes.samples)
+        fresh: Any = clone(transform)
+        projected = fresh.fit(codes.anchors).transform(codes.samples)
         return lambda head, control: (projected[:, order] if control == SHUFFLED else projected,)
     onto, back = transform.fitter(codes.anchors), np.argsort(order)
 
-    def carried(head: Stitchable, control: str) -> tuple[torch.Tensor, ...]:
+    def carried(head: Stitchable, control: str) -> tuple[Any, ...]:
         if control == UNSTITCHED:  # a map is left out, as it was in training
             return (codes.samples,)
         anchors = head.codes.anchors[back] if control == SHUFFLED else head.codes.anchors
@@ -360,4 +363,5 @@ def connect(source: Codes, target: Stitchable, invariance: str) -> torch.Tensor:
         How they are connected; see `stitch`.
     """
     given = _offered(source, invariance, [target], np.arange(len(source.anchors)))
-    return target.head(*given(target, "none"))
+    answer: Any = target.head
+    return answer(*given(target, "none"))

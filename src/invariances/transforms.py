@@ -95,17 +95,18 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             If a matrix is unusable, or the two do not hold the same number of anchors.
         """
         source = anchors if isinstance(anchors, _Source) else self._source(anchors)
+        targets = None
         if self.fitted:
             if target_anchors is None:
                 raise SpaceError(f"{type(self).__name__} maps one space onto another; give target_anchors to fit")
-            target_anchors = read_space(target_anchors, "target_anchors")
-            if len(source.anchors) != len(target_anchors):
+            targets = read_space(target_anchors, "target_anchors")
+            if len(source.anchors) != len(targets):
                 raise SpaceError(
-                    f"{len(source.anchors)} anchors but {len(target_anchors)} target_anchors; "
+                    f"{len(source.anchors)} anchors but {len(targets)} target_anchors; "
                     "give the same samples in the same order"
                 )
         self.n_features_in_ = source.anchors.shape[1]
-        self._fit(source.prepared, target_anchors)
+        self._fit(source.prepared, targets)
         # the width of the output, which names its features (scikit-learn's get_feature_names_out)
         self._n_features_out = self._apply(source.anchors[:1]).shape[1]
         return self
@@ -130,7 +131,12 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             If the matrix is unusable; the callable raises what ``fit`` does.
         """
         source = self._source(anchors)
-        return lambda target_anchors: clone(self).fit(source, target_anchors)
+
+        def onto(target_anchors: _Matrix) -> Transform:
+            fresh: Any = clone(self)
+            return fresh.fit(source, target_anchors)
+
+        return onto
 
     def _source(self, anchors: _Matrix) -> _Source:
         read = read_space(anchors, "anchors")
@@ -175,7 +181,7 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """What `_fit` needs of the source, whatever the target: its anchors, unless a subclass knows better."""
         return anchors
 
-    def _fit(self, anchors: Any, targets: torch.Tensor | None) -> None: ...
+    def _fit(self, anchors: Any, targets: Any) -> None: ...
 
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError  # every subclass defines it
@@ -367,7 +373,7 @@ class Affine(_Fitted):
     def _prepared(self, anchors: torch.Tensor) -> Factor:
         return factorise(anchors)
 
-    def _fit(self, source: Factor, targets: torch.Tensor | None) -> None:
+    def _fit(self, source: Factor, targets: torch.Tensor) -> None:
         self.map_ = affine_map(source, targets, self.penalty)
 
 

@@ -22,7 +22,7 @@ from invariances.paper.plots import COLORS, Drawing, draw_legend, panels
 from invariances.paper.reported import ALIGNMENT, Reported
 from invariances.paper.rows import INVARIANCES
 from invariances.paper.tables import class_title
-from invariances.stitching import Stitchable, connect
+from invariances.stitching import Codes, Stitchable, connect
 from invariances.transforms import Relative
 
 __all__ = [
@@ -140,11 +140,14 @@ def reconstructions(row: str, models: Mapping[str, Mapping[str, Stitchable]], pi
     """
     absolute = models["absolute"]
     a, b = list(absolute)[:2]
-    own = absolute[b].head(absolute[b].codes.samples[:pictures])
-    lines = {"original": absolute[a].codes.targets, "not stitched": own}
+
+    def few(codes: Codes) -> Codes:
+        return replace(codes, samples=codes.samples[:pictures])
+
+    lines = {"original": absolute[a].codes.targets}
+    lines["not stitched"] = connect(few(absolute[b].codes), absolute[b], "absolute")
     for invariance, pieces in models.items():
-        few = replace(pieces[a].codes, samples=pieces[a].codes.samples[:pictures])
-        lines[f"stitched: {invariance}"] = connect(few, pieces[b], invariance)
+        lines[f"stitched: {invariance}"] = connect(few(pieces[a].codes), pieces[b], invariance)
     figure, axes = plt.subplots(len(lines), pictures, figsize=(pictures, 1.08 * len(lines)), layout="constrained")
     for line, (title, images) in zip(axes, lines.items(), strict=True):
         for ax, image in zip(line, images, strict=False):

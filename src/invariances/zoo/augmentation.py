@@ -65,7 +65,7 @@ def _heavy() -> Callable[[torch.Tensor], torch.Tensor]:
 
     return v2.Compose(
         [
-            v2.RandomAffine(degrees=20, translate=(0.2, 0.2), scale=(0.7, 1.3)),
+            v2.RandomAffine(degrees=(-20, 20), translate=(0.2, 0.2), scale=(0.7, 1.3)),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(brightness=0.4, contrast=0.4),
             v2.RandomErasing(p=0.5),

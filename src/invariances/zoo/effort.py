@@ -67,5 +67,5 @@ class _Sizes(NamedTuple):
 @lru_cache
 def _sizes(data: str) -> _Sizes:
     arrays = datasets.load(data).arrays
-    counts = (len(arrays[name]) if name in arrays else 0 for name in ("train_x", "test_x", "parallel_x"))
-    return _Sizes(*counts, arrays["train_x"].shape[1:])
+    train, test, parallel = (len(arrays.get(f"{part}_x", ())) for part in ("train", "test", "parallel"))
+    return _Sizes(train, test, parallel, arrays["train_x"].shape[1:])

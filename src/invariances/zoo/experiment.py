@@ -189,7 +189,7 @@ def _taken_apart(
     for (name, recipe), base in zip(recipes[key].items(), bases, strict=True):
         model, product = _load(base, device), None
         if isinstance(recipe, HeadRecipe):
-            module = _load(recipe, device).module
+            module = heads.load(recipe, torch.device(device)).module
             product = module.product
         else:
             module = trained.restore(model, data[base.data]).head

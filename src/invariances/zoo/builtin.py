@@ -1,4 +1,4 @@
-"""The embedded stand-ins: scikit-learn's scanned digits, and text generated from the word lists below.
+"""The embedded stand-ins: scikit-learn's scanned digits, text generated from the word lists below, and encoders of it.
 
 They need no download, so that a first run and the tests work anywhere. They are never used
 silently: every table that they enter names them.
@@ -6,9 +6,26 @@ silently: every table that they enter names them.
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
 import numpy as np
 
-__all__ = ["LANGUAGES", "QUESTION_CLASSES", "VERSION", "digits", "parallel_sentences", "questions", "reviews"]
+__all__ = [
+    "ENCODERS",
+    "LANGUAGES",
+    "QUESTION_CLASSES",
+    "SENTENCES_OF_A_DOCUMENT",
+    "VERSION",
+    "digits",
+    "embed",
+    "parallel_sentences",
+    "questions",
+    "reviews",
+]
 
 
 VERSION = 1
@@ -105,6 +122,21 @@ _ACTIONS = [
     ("cleans", "putzt"),
 ]
 LANGUAGES = {"en": "English", "de": "German"}
+SENTENCES_OF_A_DOCUMENT = 10
+"""Parallel sentences come as documents of so many, where documents are asked for."""
+
+
+class _Encoder(NamedTuple):
+    """An encoder of the generated text."""
+
+    width: int
+    translations: float
+    """Share of a word's vector that it has in common with its translation."""
+
+
+ENCODERS = {"e5": _Encoder(32, 0.8), "use": _Encoder(40, 0.8), "untrained": _Encoder(32, 0.0)}
+"""Stand-ins for pretrained encoders, by what they stand in for."""
+_LITTLE_WORDS = [("the", "die"), ("is", "ist"), ("and", "und"), ("it", "sie")]
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -187,3 +219,40 @@ def _scene(rng: np.random.Generator) -> tuple[str, str]:
 
 def _pick(rng: np.random.Generator, words: list[tuple[str, str]]) -> tuple[str, str]:
     return words[int(rng.integers(len(words)))]
+
+
+def embed(texts: Sequence[str], encoder: str) -> np.ndarray:
+    """Codes by made-up word vectors: a word and its translation have similar ones, unless the encoder is untrained.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    encoder : str
+        One of `ENCODERS`.
+
+    Returns
+    -------
+    float32 array of shape (n, width)
+    """
+    width = ENCODERS[encoder].width
+    words = [re.findall(r"\w+", text.lower()) for text in texts]
+    sums = [sum((_vector(word, encoder) for word in some), np.zeros(width)) / max(len(some), 1) for some in words]
+    return np.tanh(3 * np.stack(sums)).astype(np.float32)
+
+
+@cache
+def _vector(word: str, encoder: str) -> np.ndarray:
+    width, translations = ENCODERS[encoder]
+    meaning, own = (
+        np.random.default_rng(list(hashlib.sha256(f"{VERSION}/{encoder}/{name}".encode()).digest())).normal(size=width)
+        for name in (f"meaning/{_english().get(word, word)}", f"word/{word}")
+    )
+    return np.sqrt(translations) * meaning + np.sqrt(1 - translations) * own
+
+
+@cache
+def _english() -> dict[str, str]:
+    """English by German word, in lower case."""
+    pairs = [*_THINGS, *_PARTS, *_PEOPLE, *_ACTIONS, *_LITTLE_WORDS, *(pair for some in _OPINIONS for pair in some)]
+    words = (zip(german.lower().split(), english.lower().split(), strict=True) for english, german in pairs)
+    return dict(pair for some in words for pair in some)

@@ -106,8 +106,10 @@ def prepare(view: View) -> Prepared:
     if (kind == "image") != bool(view.pixels and view.channels) or (kind == "text") != bool(view.tokenizer):
         raise DataError(f"the view of {view.dataset} is no view of {kind}s; give pixels and channels, or a tokenizer")
     found = locate(view.dataset, view.data)
-    parallel = locate("multi30k", view.data).fingerprint if view.n_parallel else ""
+    parallel = locate(view.parallel, view.data).fingerprint if view.n_parallel else ""
     spec = {**asdict(view), "data": found.fingerprint, "parallel": parallel, "version": ARRAYS_VERSION}
+    if view.parallel == "ntrex":
+        spec["sentences"] = view.parallel  # it came later: other arrays keep the key that they had
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:20]
     note = store.fetch("arrays", key, lambda: decode(view, found)).note
     return Prepared(key=key, title=found.title, source=found.source, **note)
@@ -116,9 +118,10 @@ def prepare(view: View) -> Prepared:
 def load(key: str) -> store.Artefact:
     """A prepared data set, as `prepare` left it.
 
-    Its arrays are ``train_x``, ``train_y``, ``test_x``, ``test_y``, perhaps ``parallel_x``: pictures
-    are uint8 of shape (n, channels, pixels, pixels), texts int32 token ids of shape (n, length). Its
-    note holds ``classes`` and ``vocabulary``.
+    Its arrays are ``train_x``, ``train_y``, ``test_x``, ``test_y``, perhaps ``parallel_x`` and, where the
+    source tells, ``parallel_document``, the number of each sentence's document: pictures are uint8 of
+    shape (n, channels, pixels, pixels), texts int32 token ids of shape (n, length). Its note holds
+    ``classes`` and ``vocabulary``.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from invariances.errors import DataError
 from invariances.zoo import builtin, frozen, store
+from invariances.zoo.engines import Characters
 from invariances.zoo.home import home
 from invariances.zoo.locating import PICTURES_WORTH_A_BAR, Located, View, locate
 from invariances.zoo.sources import (
@@ -130,7 +131,9 @@ def _decode_texts(view: View, found: Located) -> Decoded:
             texts[split] = [_joined(parts) for parts in zip(*(columns[name] for name in source.inputs), strict=True)]
             labels, names = labels[kept], _class_names(rows, source)
         arrays[f"{split}_y"] = labels
-    if view.n_parallel:
+    if view.n_parallel and REGISTRY[view.parallel].document:
+        texts["parallel"], arrays["parallel_document"] = _documented(view)
+    elif view.n_parallel:
         texts["parallel"] = _parallel(view)
     tokenizer = _tokenizer(texts["train"] + texts.get("parallel", []), view)
     for split, strings in texts.items():
@@ -149,15 +152,51 @@ def _generated(dataset: str, n: int, seed: int) -> tuple[list[str], np.ndarray, 
 
 def _parallel(view: View) -> list[str]:
     """Parallel sentences in the view's language, the same sentences for every language."""
-    language = REGISTRY[view.dataset].language
-    found, source = locate("multi30k", view.data), REGISTRY["multi30k"]
-    if language not in source.inputs:
-        raise DataError(f"multi30k has no parallel sentences in {language!r}; choose from {', '.join(source.inputs)}")
+    found, source, language = _parallel_source(view)
     if found.files is None and found.revision is None:
         return builtin.parallel_sentences(view.n_parallel, view.seed)[language]
     rows = load_split(source._replace(inputs=(language,)), found, "train", view.n_parallel)
     order = np.random.default_rng(_stream(view, "parallel")).permutation(len(rows))[: view.n_parallel]
     return [_joined([sentence]) for sentence in rows.select(order)[language]]
+
+
+def _documented(view: View) -> tuple[list[str], np.ndarray]:
+    """Parallel sentences and the number of each one's document, in two halves that share no document.
+
+    Each half is in random order, so that anchors from the first can be held against sentences of other documents.
+    """
+    found, source, language = _parallel_source(view)
+    if found.files is None and found.revision is None:
+        sentences = builtin.parallel_sentences(view.n_parallel, view.seed)[language]
+        documents = np.arange(view.n_parallel) // builtin.SENTENCES_OF_A_DOCUMENT
+    else:
+        wanted = source._replace(inputs=(language, source.document))
+        splits = [load_split(wanted, found, split, view.n_parallel).to_dict() for split in ("train", "test")]
+        sentences = [_joined([sentence]) for split in splits for sentence in split[language]]
+        names = [name for split in splits for name in split[source.document]]
+        if None in names:
+            raise DataError(
+                f"{view.parallel} has sentences of no document; look at its Parquet files with `invariances data "
+                "--check`"
+            )
+        documents = np.unique(names, return_inverse=True)[1]
+    rng = np.random.default_rng(_stream(view, "parallel"))
+    place = rng.permutation(documents.max() + 1)
+    order = np.argsort(place[documents], kind="stable")[: view.n_parallel]  # document after document
+    last_of_the_first_half = place[documents[order[(len(order) - 1) // 2]]]
+    first = place[documents[order]] <= last_of_the_first_half
+    order = np.concatenate([rng.permutation(order[first]), rng.permutation(order[~first])])
+    return [sentences[i] for i in order], documents[order].astype(np.int64)
+
+
+def _parallel_source(view: View) -> tuple[Located, Source, str]:
+    """Where the view's parallel sentences are, and the language that it reads."""
+    found, source, language = locate(view.parallel, view.data), REGISTRY[view.parallel], REGISTRY[view.dataset].language
+    if language is None or language not in source.inputs:
+        raise DataError(
+            f"{view.parallel} has no parallel sentences in {language!r}; choose from {', '.join(source.inputs)}"
+        )
+    return found, source, language
 
 
 def load_split(source: Source, found: Located, split: str, n: int) -> Any:
@@ -247,6 +286,8 @@ def _tokenizer(texts: list[str], view: View) -> Any:
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one order of counting, one vocabulary
     kinds = {"wordpiece": _wordpiece, "byte-bpe": _byte_bpe}
+    if view.tokenizer == "characters":
+        return Characters(view.length)
     if view.tokenizer not in kinds:
         return frozen.tokenizer(view.tokenizer, view.length)
     tokenizer, (start, end, pad) = kinds[view.tokenizer](texts, view.vocabulary)

@@ -87,8 +87,9 @@ def train(recipes: Sequence[Recipe | HeadRecipe], device: str = "auto", processe
 def embed(recipes: Mapping[Key, Mapping[str, Recipe]], anchors: Anchors, device: str = "auto") -> Rows:
     """The spaces of trained models: anchors first, then held-out samples.
 
-    Held out is the test split; where models read different languages, it is the parallel sentences that are no anchors,
-    since the languages' test splits are not translations of each other.
+    Held out is the test split; where models read different languages, it is the parallel sentences that are no anchors
+    (and of no document that has an anchor, where documents are known), since the languages' test splits are not
+    translations of each other.
 
     Parameters
     ----------
@@ -160,13 +161,21 @@ def _spaces(
     key: str | Key, recipes: Mapping[Key, Mapping[str, Recipe]], anchors: Anchors, device: str
 ) -> dict[str, np.ndarray]:
     ids, spaces = np.asarray(anchors[_row(key)]), {}
-    first = next(iter(recipes[key].values()))
-    crosses_languages = "parallel_x" in datasets.load(first.data).arrays
+    arrays = datasets.load(next(iter(recipes[key].values())).data).arrays
+    others = _others(arrays, ids) if "parallel_x" in arrays else None
     for name, recipe in recipes[key].items():
         found = _load(recipe, device).spaces
-        held_out = np.delete(found["pool"], ids, axis=0) if crosses_languages else found["test"]
+        held_out = found["test"] if others is None else found["pool"][others]
         spaces[name] = np.concatenate([found["pool"][ids], held_out])
     return spaces
+
+
+def _others(arrays: Mapping[str, np.ndarray], anchors: np.ndarray) -> np.ndarray:
+    """The parallel sentences of the pool that are no anchors; where documents are known, of no anchor's document."""
+    if "parallel_document" in arrays:
+        documents = arrays["parallel_document"][: trained.ANCHOR_POOL]
+        return np.flatnonzero(~np.isin(documents, documents[anchors]))
+    return np.delete(np.arange(len(arrays["parallel_x"][: trained.ANCHOR_POOL])), anchors)
 
 
 def _labels(row: str, recipes: Mapping[str, Recipe], anchors: Anchors) -> np.ndarray:

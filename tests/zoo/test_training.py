@@ -364,8 +364,8 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, name, gpu, kind):
 
 
 def test_models_of_different_numerics_are_different_models():
-    assert training.numerics(torch.device("cpu")) == "cpu-fp32"
-    assert training.numerics(torch.device("cuda")) == "cuda-bf16"
+    assert trained_models.numerics(torch.device("cpu")) == "cpu-fp32"
+    assert trained_models.numerics(torch.device("cuda")) == "cuda-bf16"
     assert recipe().key("cpu-fp32") != recipe().key("cuda-bf16")
 
 

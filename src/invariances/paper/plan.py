@@ -374,15 +374,16 @@ def cost(settings: Settings) -> pd.DataFrame:
         missing = [recipe for recipe in new if not models.in_store(recipe, device)]
         for kind in {replace(recipe, seed=0) for recipe in missing} - costs.keys():
             costs[kind] = models.cost(kind, device)
-        each = [costs[replace(recipe, seed=0)] for recipe in missing]
+        each = {recipe: costs[replace(recipe, seed=0)] for recipe in missing}
+        codes = {(recipe.data, recipe.network): one.embedding for recipe, one in each.items()}
         lines.append(
             _summary_line(row)
             | {
                 "models": len(new),
                 "to train": len(missing),
                 "heads": sum(not heads.in_store(head, device) for head in members(row, "product").values()),
-                "core minutes": sum(one.seconds for one in each) / 60,
-                "MB": sum(one.bytes for one in each) / 2**20,
+                "core minutes": (sum(one.seconds for one in each.values()) + sum(codes.values())) / 60,
+                "MB": sum(one.bytes for one in each.values()) / 2**20,
             }
         )
     return pd.DataFrame(lines)

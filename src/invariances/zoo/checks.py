@@ -257,11 +257,12 @@ def _check_cells(table: Any, source: Source, sample: np.ndarray) -> tuple[list[s
     """
     import pyarrow
 
-    columns = [name for name in (*source.inputs, source.label) if name in table.schema_arrow.names]
+    columns = [name for name in (*source.inputs, source.label, source.document) if name in table.schema_arrow.names]
     drawn, count, start = set(sample.tolist()), Counter(), 0
     try:
         for batch in table.iter_batches(1000, columns=columns):
             cells = batch.to_pydict()
+            count["no document"] += sum(name is None for name in cells.pop(source.document, ()))
             for label in cells.pop(source.label, ()):
                 count["no label"] += label is None
                 count["outside"] += label is not None and label not in source.classes.labels
@@ -276,6 +277,7 @@ def _check_cells(table: Any, source: Source, sample: np.ndarray) -> tuple[list[s
     labels = source.classes.labels if source.classes else range(0)
     sentences = {
         "no label": f"column {source.label} has {{}} empty cells",
+        "no document": f"column {source.document} has {{}} empty cells",
         "outside": f"column {source.label} has {{}} labels outside {labels.start} to {labels.stop - 1}",
         "empty": f"{{}} rows hold no {'picture' if source.kind == 'image' else 'text'}",
         "broken": f"{{}} of the {count['decoded'] + count['broken']} pictures drawn from it cannot be decoded",

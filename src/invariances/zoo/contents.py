@@ -21,6 +21,8 @@ def _title(kind: str, note: dict[str, Any]) -> str:
             network = f"{recipe['network']['family']}-{recipe['network']['depth']}"
             trained = f"{recipe['training']['epochs']} epochs, seed {recipe['seed']}"
             return f"{recipe['dataset']}, {network}, {recipe['task']}, {trained}"
+        if "encoder" in note:
+            return f"codes of {note['n']:,} samples by {note['encoder'].partition('@')[0]}"
         if "n_train" in note:
             return f"{note['n_train']:,} + {note['n_test']:,} samples of {len(note['classes'])} classes"
     except (KeyError, TypeError, ValueError):

@@ -21,10 +21,11 @@ from torch import nn
 
 from invariances.errors import SpaceError
 from invariances.product import Product, check_product
-from invariances.zoo import checkpoints, datasets, models, networks, store, trained, training, workers
+from invariances.zoo import checkpoints, datasets, embeddings, models, networks, store, trained, training, workers
 from invariances.zoo.locating import STRICT
 from invariances.zoo.recipes import Recipe, Training
 from invariances.zoo.store import Artefact
+from invariances.zoo.trained import Trained
 
 __all__ = ["HEAD_VERSION", "Head", "HeadRecipe", "in_store", "load", "train_missing"]
 
@@ -118,7 +119,7 @@ def load(recipe: HeadRecipe, device: torch.device) -> Head:
 
 def in_store(recipe: HeadRecipe, device: torch.device) -> bool:
     """Whether a head is trained already."""
-    return store.has("heads", recipe.key(training.numerics(device)))
+    return store.has("heads", recipe.key(trained.numerics(device)))
 
 
 def _epochs(recipe: HeadRecipe) -> int:
@@ -132,7 +133,7 @@ def _make(recipe: HeadRecipe, device: str) -> None:
 
 
 def _fetch(recipe: HeadRecipe, device: torch.device) -> Artefact:
-    key = recipe.key(training.numerics(device))
+    key = recipe.key(trained.numerics(device))
     made = []
 
     def make() -> Artefact:
@@ -156,11 +157,11 @@ def _trained(recipe: HeadRecipe, device: torch.device) -> Artefact:
     prepared = datasets.load(recipe.base.data)
     data = {name: torch.from_numpy(array).to(device) for name, array in prepared.arrays.items()}
     anchors = pool[: recipe.anchors]
-    key = recipe.key(training.numerics(device))
+    key = recipe.key(trained.numerics(device))
     torch.manual_seed(_seed(key))
     module = _fresh(recipe, prepared, key).to(device)
     with training.deterministic(device):
-        components = _components(trained.restore(base).encoder.to(device), module.product, data["train_x"], anchors)
+        components = _components(_codes(base, data, device), module.product, anchors)
         seen = {"train_x": components, "train_y": data["train_y"], "pictures": data["train_x"]}
         plan = Training(recipe.epochs, recipe.batch_size, lr=recipe.lr)
         seeded = training.Seeded([module], [key], [torch.get_rng_state()], [torch.Generator().manual_seed(_seed(key))])
@@ -178,10 +179,18 @@ def _trained(recipe: HeadRecipe, device: torch.device) -> Artefact:
     return Artefact({name: tensor.cpu().numpy() for name, tensor in module.state_dict().items()}, note)
 
 
+def _codes(base: Trained, data: dict[str, torch.Tensor], device: torch.device) -> torch.Tensor:
+    """What the encoder makes of the training samples; a frozen one's codes lie in the store."""
+    encoder, network = trained.restore(base).encoder.to(device), base.recipe.network
+    samples = {"train_x": data["train_x"]}
+    if network.checkpoint and not network.fresh:
+        return embeddings.embedded(encoder, network.checkpoint, samples, device)["train_x"]
+    return trained.encode(encoder, samples["train_x"], device)
+
+
 @torch.no_grad()
-def _components(encoder: nn.Module, product: Product, x: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+def _components(codes: torch.Tensor, product: Product, anchors: torch.Tensor) -> torch.Tensor:
     """The relative representations of all samples, of shape (n, c, k)."""
-    codes = trained.encode(encoder, x, anchors.device)
     return torch.cat([product.components(part, anchors) for part in codes.split(trained.BATCH)])
 
 

@@ -57,7 +57,7 @@ def load(recipe: Recipe, device: torch.device) -> Trained:
 
 def in_store(recipe: Recipe, device: torch.device) -> bool:
     """Whether a recipe is trained already."""
-    return store.has("models", recipe.key(training.numerics(device)))
+    return store.has("models", recipe.key(trained.numerics(device)))
 
 
 def cost(recipe: Recipe, device: torch.device) -> training.Cost:
@@ -89,7 +89,7 @@ def _make(recipes: tuple[Recipe, ...], device: str) -> None:
 
 def fetch(recipes: tuple[Recipe, ...], device: torch.device) -> list[store.Artefact]:
     """Models from the store, or trained together here, on one thread, and stored; a unit of `train_missing`."""
-    by_key = {recipe.key(training.numerics(device)): recipe for recipe in recipes}
+    by_key = {recipe.key(trained.numerics(device)): recipe for recipe in recipes}
     made = []
 
     def make(keys: list[str]) -> dict[str, store.Artefact]:

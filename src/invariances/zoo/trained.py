@@ -22,12 +22,12 @@ __all__ = [
     "BATCH",
     "Trained",
     "embed",
-    "embedded",
     "encode",
     "evaluate",
     "fresh_model",
     "inputs",
     "machine",
+    "numerics",
     "pool",
     "quality",
     "restore",
@@ -94,13 +94,6 @@ def embed(model: Model, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 @torch.no_grad()
-def embedded(encoder: nn.Module, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A data set with codes in place of inputs."""
-    device = next(encoder.parameters()).device
-    return {name: encode(encoder, x, device) if name.endswith("_x") else x for name, x in data.items()}
-
-
-@torch.no_grad()
 def encode(encoder: nn.Module, x: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Codes of inputs by an encoder on a device, in chunks."""
     return torch.cat([encoder(inputs(part.to(device))).float() for part in x.split(BATCH)])
@@ -138,6 +131,11 @@ def quality(task: str, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str
         "f1": weighted_f1(outputs, targets),
         "f1_macro": float(f1_score(truth, answer, average="macro")),
     }
+
+
+def numerics(device: torch.device) -> str:
+    """Number format of a device; part of a model's key, since bits differ between them."""
+    return "cuda-bf16" if device.type == "cuda" else "cpu-fp32"
 
 
 def machine(device: torch.device) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from invariances.errors import ParameterError
-from invariances.zoo import checkpoints, datasets
+from invariances.zoo import checkpoints, datasets, embeddings
 from invariances.zoo.augmentation import augmentation
 from invariances.zoo.checkpoints import Run, under_way
 from invariances.zoo.networks import MASK, MaskedLanguage, Model
@@ -30,12 +30,12 @@ from invariances.zoo.trained import (
     ANCHOR_POOL,
     BATCH,
     embed,
-    embedded,
     encode,
     evaluate,
     fresh_model,
     inputs,
     machine,
+    numerics,
     pool,
 )
 
@@ -47,7 +47,6 @@ __all__ = [
     "cost",
     "deterministic",
     "fit",
-    "numerics",
     "seeds_at_once",
     "train",
 ]
@@ -60,6 +59,8 @@ ANCHOR_STEPS = {"bert": 5, "roberta": 5}
 than all else; autoencoders of digits end with twice the error if theirs are five steps old."""
 
 
+TIMED = 20
+"""Samples that a frozen encoder embeds to be timed."""
 MASKED_SHARE = 0.15
 """Share of the tokens that masked-language modelling hides (Devlin et al. 2019)."""
 # without it cuBLAS may add up in another order each time; it is read at the first product
@@ -68,11 +69,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 Advance = Callable[..., None]
 """Told of progress: a number of epochs, and what to show of it."""
-
-
-def numerics(device: torch.device) -> str:
-    """Number format of a device; part of a model's key, since bits differ between them."""
-    return "cuda-bf16" if device.type == "cuda" else "cpu-fp32"
 
 
 def seeds_at_once(recipes: Sequence[Recipe], device: torch.device, most: int = 10) -> list[tuple[Recipe, ...]]:
@@ -125,7 +121,7 @@ def train(recipes: Sequence[Recipe], device: torch.device, advance: Advance | No
         orders.append(torch.Generator().manual_seed(torch.initial_seed()))
     if first.network.checkpoint and not first.network.fresh:
         # a frozen encoder's codes are made once, and only the head is trained, on them
-        data = embedded(models[0].encoder, data)
+        data = embeddings.embedded(models[0].encoder, first.network.checkpoint, data, device)
         models = [Model(nn.Identity(), model.head) for model in models]
     tell = advance or (lambda epochs, **shown: None)
     with deterministic(device):
@@ -154,6 +150,8 @@ class Cost(NamedTuple):
     """On one core, or on the GPU."""
     bytes: int
     """In the store."""
+    embedding: float = 0.0
+    """Seconds that a frozen encoder takes beside these, once for all models that read its codes of these samples."""
 
 
 def cost(recipe: Recipe, device: torch.device) -> Cost:
@@ -162,14 +160,14 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
     data = {name: torch.from_numpy(array) for name, array in prepared.arrays.items()}
     model, plan = fresh_model(recipe, prepared).to(device), recipe.training
     bytes_ = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if recipe.network.checkpoint and not recipe.network.fresh:
+        return _cost_of_codes(model.encoder, recipe, data, bytes_)
     clock = time.perf_counter if device.type == "cuda" else time.process_time  # what others do on the cores is left out
     start = clock()
     codes = encode(model.eval().encoder, data["test_x"][:BATCH], device)
     rows = len(pool(data)) + len(data["test_x"])
     seconds = (clock() - start) * rows / len(codes)
     steps = math.ceil(len(data["train_x"]) / plan.batch_size)
-    if recipe.network.checkpoint:  # every sample is embedded once, and the head takes next to nothing
-        return Cost(seconds * (rows + len(data["train_x"])) / rows, bytes_ + rows * codes.shape[1] * 4)
     for few in (1, min(3, steps)) if plan.epochs else ():  # the first time warms up
         some = {name: data[name][: few * plan.batch_size] for name in ("train_x", "train_y")}
         short = replace(recipe, training=replace(plan, epochs=1))
@@ -185,6 +183,18 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
     # a pass of masked-language modelling costs about as much for each of its texts
     passes = plan.epochs + plan.masked_epochs * sum(map(len, _language(data))) / len(data["train_x"])
     return Cost(seconds + (taken * steps * passes if plan.epochs else 0), bytes_ + rows * codes.shape[1] * 4)
+
+
+def _cost_of_codes(encoder: nn.Module, recipe: Recipe, data: dict[str, torch.Tensor], head: int) -> Cost:
+    """Every sample is embedded once, and the head takes next to nothing."""
+    device, checkpoint = torch.device("cpu"), recipe.network.checkpoint
+    inputs_ = [x for name, x in data.items() if name.endswith("_x")]
+    missing = sum(len(x) for x in inputs_ if not embeddings.in_store(x, checkpoint, device))
+    bytes_ = head + (len(pool(data)) + len(data["test_x"])) * encoder.dim * 4
+    start = time.process_time()
+    some = encode(encoder, data["test_x"][:TIMED], device) if missing else ()
+    seconds = (time.process_time() - start) / max(len(some), 1) * missing
+    return Cost(0.0, bytes_, seconds)
 
 
 def _seed(name: str) -> int:

@@ -110,6 +110,34 @@ def test_languages_draw_their_own_reviews():
     assert (english == german).mean() < 0.4  # a fifth by chance
 
 
+SENTENCES = builtin.parallel_sentences(300, 0)
+
+
+def _unit(codes):
+    codes = codes - codes.mean(axis=0)
+    return codes / np.linalg.norm(codes, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", builtin.ENCODERS)
+def test_translations_are_near_for_stand_ins_that_know_languages_alone(name):
+    english, german = (_unit(builtin.embed(SENTENCES[language], name)) for language in ("en", "de"))
+    assert english.shape == (300, builtin.ENCODERS[name].width)
+    near = (english * german).sum(axis=1).mean()
+    assert near > 0.5 if builtin.ENCODERS[name].translations else abs(near) < 0.3
+
+
+def test_stand_ins_of_two_encoders_have_codes_of_their_own():
+    first, second = (builtin.embed(SENTENCES["en"], name) for name in ("e5", "untrained"))
+    assert np.abs((_unit(first) * _unit(second)).sum(axis=1)).mean() < 0.3
+
+
+def test_codes_are_those_of_version_1():
+    assert builtin.VERSION == 1
+    codes = builtin.embed(["The lamp is good.", "?"], "use")
+    np.testing.assert_allclose(codes[0, :3], [0.41028, 0.61697, 0.29073], atol=1e-4)
+    assert not codes[1].any()
+
+
 def test_the_generated_text_is_the_text_of_version_1():
     # stored models were trained on this text: whoever changes it counts builtin.VERSION up and pins anew
     assert builtin.VERSION == 1

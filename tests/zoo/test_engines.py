@@ -1,4 +1,4 @@
-"""Encoders that read whole texts: what they are given, what is made of it, and the real ones where they are installed."""
+"""Encoders that read whole texts: what they get, what is made of it, and the real ones where they are installed."""
 
 import sys
 import unicodedata
@@ -138,7 +138,7 @@ def test_an_encoder_by_an_engine_has_no_fresh_weights():
 
 def test_an_engine_that_does_not_start_is_one_sentence(monkeypatch):
     monkeypatch.setitem(engines.ENGINES, "stand-in-e5", lambda place: 1 / 0)
-    with pytest.raises(PretrainedError, match="stand-in-e5 .* cannot be read .ZeroDivisionError") as error:
+    with pytest.raises(PretrainedError, match=r"stand-in-e5 .* cannot be read .ZeroDivisionError") as error:
         embed("stand-in-e5", ["a"])
     assert "\n" not in str(error.value)
 

@@ -315,9 +315,22 @@ def test_a_package_with_other_weights_is_refused(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     refused(lambda: frozen.encoder("minilm"), "minilm", "53aa51172d142c89", str(package))
     with monkeypatch.context() as patch:
-        patch.setattr(pretrained, "find_spec", lambda name: importlib.util.find_spec(name) if "gt_all" in name else None)
+        patch.setattr(
+            pretrained, "find_spec", lambda name: importlib.util.find_spec(name) if "gt_all" in name else None
+        )
         said = refused(lambda: frozen.encoder("e5"), "e5")
     assert "minilm" not in said  # what is installed is not asked for
+
+
+def test_weights_that_are_here_are_compared_with_their_checksums(monkeypatch, bert):
+    entry = pretrained.Checkpoint("text", "path", bert, 16, sha256=pretrained.find(bert).digest)
+    monkeypatch.setattr(pretrained, "REGISTRY", {"tiny": entry})
+    assert pretrained.check() == []
+    monkeypatch.setitem(pretrained.REGISTRY, "other", entry._replace(sha256="1" * 64))
+    (problem,) = pretrained.check()
+    assert problem.startswith("the weights of other at ")
+    monkeypatch.setitem(pretrained.REGISTRY, "other", entry._replace(source=f"{bert}/nothing"))
+    assert pretrained.check() == []
 
 
 def test_what_is_not_there_says_where_it_was_looked_for_and_what_to_do(monkeypatch, tmp_path):

@@ -22,6 +22,8 @@ def test_every_table_of_the_page_follows_from_its_csv(study):
     models, family = (pd.read_csv(PAGE / f"{name}.csv") for name in ("models", "family"))
     made = {
         "networks": study.table_of_networks(),
+        "encoders": study.table_of_encoders(),
+        "data": study.table_of_data(),
         "models": study.table_of_models(models),
         "family": study.table_of_family(family),
         "findings": study.findings(PAGE),

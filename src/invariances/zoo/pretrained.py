@@ -14,7 +14,7 @@ from invariances.errors import PretrainedError
 from invariances.zoo import builtin
 from invariances.zoo.sources import hub_is_reachable
 
-__all__ = ["Checkpoint", "Found", "PINNED", "REGISTRY", "available", "find", "named", "one_line", "pinned"]
+__all__ = ["Checkpoint", "Found", "PINNED", "REGISTRY", "available", "check", "find", "named", "one_line", "pinned"]
 
 
 PINNED = 16
@@ -133,7 +133,7 @@ REGISTRY: dict[str, Checkpoint] = {
         f"stand-in-{name}": Checkpoint(
             kind="text",
             host="embedded",
-            source=f"made-up word vectors (stand-in for {name})",
+            source=f"made-up word vectors (stand-in for {'an untrained encoder' if name == 'untrained' else name})",
             dim=encoder.width,
             engine=f"stand-in-{name}",
             languages="the generated text's",
@@ -270,6 +270,19 @@ def available() -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def check() -> list[str]:
+    """Compare the weights that are here with the checksums of `REGISTRY`; a line for each that differs."""
+    problems = []
+    for name, checkpoint in REGISTRY.items():
+        if not checkpoint.sha256 or not _here(checkpoint):
+            continue
+        try:
+            find(name)
+        except PretrainedError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _here(checkpoint: Checkpoint) -> Path | None:

@@ -25,6 +25,10 @@ __all__ = ["ONE_PICTURE_EACH", "described_pictures", "paired_map"]
 
 ENGLISH = ("minilm", "bert-base-cased", "bert-base-uncased", "google/electra-base-discriminator", "roberta-base")
 """Text models of the registry that read English, the language of the class names."""
+READ_TOKENS = tuple(
+    name for name, checkpoint in pretrained.REGISTRY.items() if checkpoint.kind == "text" and not checkpoint.engine
+)
+"""Text models of the registry that are networks of transformers, whose untrained twins can be made."""
 VISION = tuple(name for name, checkpoint in pretrained.REGISTRY.items() if checkpoint.kind == "vision")
 
 
@@ -161,8 +165,7 @@ def _pretrained_members(
         for kind, encoder in encoders.items():
             title = name if kind == "trained" else f"{name}, untrained"
             members[title] = Member(name, kind, modality, _codes(encoder.to(device), x, device))
-    others = [name for name, checkpoint in pretrained.REGISTRY.items() if checkpoint.kind == "text"]
-    for name in [name for name in others if name not in ENGLISH]:
+    for name in [name for name in READ_TOKENS if name not in ENGLISH]:
         not_run[name] = "not made for English, the language of the class names, alone"
     return members
 

@@ -112,4 +112,4 @@ def test_what_embedding_costs_is_counted_once_and_not_at_all_when_it_is_done(tex
     zoo.train([one], "cpu", processes=1)
     assert training.cost(replace(one, anchors=20), CPU).embedding == 0
     stored = store.entries().query("kind == 'models'")["bytes"].sum()
-    assert before.bytes == pytest.approx(stored, rel=0.1)
+    assert before.bytes == pytest.approx(stored, abs=3000)  # beside the note

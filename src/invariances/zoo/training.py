@@ -161,7 +161,7 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
     model, plan = fresh_model(recipe, prepared).to(device), recipe.training
     bytes_ = sum(tensor.nbytes for tensor in model.state_dict().values())
     if recipe.network.checkpoint and not recipe.network.fresh:
-        return _cost_of_codes(model.encoder, recipe, data, bytes_)
+        return _cost_of_codes(model.encoder, recipe, data, device)
     clock = time.perf_counter if device.type == "cuda" else time.process_time  # what others do on the cores is left out
     start = clock()
     codes = encode(model.eval().encoder, data["test_x"][:BATCH], device)
@@ -185,16 +185,14 @@ def cost(recipe: Recipe, device: torch.device) -> Cost:
     return Cost(seconds + (taken * steps * passes if plan.epochs else 0), bytes_ + rows * codes.shape[1] * 4)
 
 
-def _cost_of_codes(encoder: nn.Module, recipe: Recipe, data: dict[str, torch.Tensor], head: int) -> Cost:
-    """Every sample is embedded once, and the head takes next to nothing."""
-    device, checkpoint = torch.device("cpu"), recipe.network.checkpoint
-    inputs_ = [x for name, x in data.items() if name.endswith("_x")]
-    missing = sum(len(x) for x in inputs_ if not embeddings.in_store(x, checkpoint, device))
-    bytes_ = head + (len(pool(data)) + len(data["test_x"])) * encoder.dim * 4
+def _cost_of_codes(encoder: nn.Module, recipe: Recipe, data: dict[str, torch.Tensor], device: torch.device) -> Cost:
+    """Every sample is embedded once; the head takes next to nothing, neither time nor room."""
+    samples = [x for name, x in data.items() if name.endswith("_x")]
+    missing = sum(len(x) for x in samples if not embeddings.in_store(x, recipe.network.checkpoint, device))
     start = time.process_time()
-    some = encode(encoder, data["test_x"][:TIMED], device) if missing else ()
-    seconds = (time.process_time() - start) / max(len(some), 1) * missing
-    return Cost(0.0, bytes_, seconds)
+    some = encode(encoder, data["test_x"][: TIMED if missing else 1], device)
+    seconds = (time.process_time() - start) * missing / len(some)
+    return Cost(0.0, (len(pool(data)) + len(data["test_x"])) * some.shape[1] * 4, seconds)
 
 
 def _seed(name: str) -> int:

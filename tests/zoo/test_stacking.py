@@ -371,4 +371,4 @@ def test_the_bar_of_a_run_counts_epochs(tmp_path, monkeypatch):
         zoo.models, "fetch", lambda recipes, device: [store.Artefact({}, {"scores": {}, "machine": ""})]
     )
     zoo.train([*seeds(count=1), seeds(count=1)[0].untrained(), *seeds(epochs=7, count=1)], "cpu")
-    assert sizes == [2, 1, 7]
+    assert sizes == [7, 2, 1]  # the longest first

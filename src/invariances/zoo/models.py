@@ -42,6 +42,8 @@ def train_missing(recipes: Sequence[Recipe], device: torch.device, processes: in
         Worker processes; by default one per core, and one for a GPU.
     """
     missing = [recipe for recipe in dict.fromkeys(recipes) if not in_store(recipe, device)]
+    if not missing:
+        return
     if device.type == "cuda" and processes is None:
         processes = 1
     unit = partial(_make, device=str(device))

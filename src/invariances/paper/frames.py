@@ -11,17 +11,25 @@ from invariances.errors import RunError
 from invariances.ladders import ALL_PAIRS
 from invariances.paper.plan import UNTRAINED, PlannedRow
 from invariances.paper.settings import Settings
-from invariances.zoo.recipes import Network
+from invariances.zoo.pretrained import named
+from invariances.zoo.recipes import Network, Recipe
 
 __all__ = [
     "across_groups",
     "described",
     "groups_of",
     "model_scores",
+    "over_groups",
     "read_table",
     "save_table",
     "with_alignment",
 ]
+
+
+SAME_ENCODER = "same encoder"
+"""The control of pairs across groups by one encoder, in a row whose pairs are of two."""
+SAME_GROUP = "same group"
+"""The control of pairs of two encoders within a group, in such a row."""
 
 
 def save_table(frame: pd.DataFrame, name: str, folder: str | Path = ".") -> pd.DataFrame:
@@ -69,7 +77,9 @@ def model_scores(plan: Mapping[str, PlannedRow], models: Mapping) -> pd.DataFram
 
 def _network_words(network: Network) -> str:
     if network.checkpoint:
-        return f"{network.checkpoint.partition('@')[0]}, frozen"
+        name = network.checkpoint.partition("@")[0]
+        host, source = named(name).host, named(name).source
+        return f"{source}, frozen" if host == "embedded" else f"{name}, frozen"
     return f"{network.family}, {network.depth} layers, code {network.dim}"
 
 
@@ -105,7 +115,47 @@ def _described_row(part: pd.DataFrame, planned: PlannedRow) -> pd.DataFrame:
     sizes = {group.variant.label: group.prepared.n_train for group in planned.groups}
     n_train = groups["group_a"].map(sizes).fillna(first.n_train).astype(int)
     titles = ", ".join(dict.fromkeys(group.prepared.title for group in planned.groups))
-    return part.assign(**groups, data=titles, source=first.source, n_train=n_train)
+    part = part.assign(**groups, data=titles, source=first.source, n_train=n_train)
+    return _by_encoder(part, planned) if planned.row.crosses_encoders and "control" in part else part
+
+
+def _by_encoder(part: pd.DataFrame, planned: PlannedRow) -> pd.DataFrame:
+    """Make controls of pairs that share their encoder or their group, and say which encoders the others are of."""
+    encoders = {name: _encoder_of(recipe) for group in planned.groups for name, recipe in group.recipes.items()}
+    ends = {f"encoder_{end}": part[f"model_{end}"].map(encoders).fillna(UNTRAINED) for end in "ab"}
+    same_encoder = (ends["encoder_a"] == ends["encoder_b"]) & (part.model_a != part.model_b)
+    same_group = (part.group_a == part.group_b) & (part.model_a != part.model_b)
+    control = part.control.mask(same_encoder & (part.control == "none"), SAME_ENCODER)
+    control = control.mask(same_group & (part.control == "none"), SAME_GROUP)
+    shares = (same_encoder | same_group) & (part.control == "shuffled anchors")
+    return part.assign(**ends, control=control)[~shares]
+
+
+def _encoder_of(recipe: Recipe) -> str:
+    return recipe.network.checkpoint.partition("@")[0]
+
+
+def over_groups(frame: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of groups in place of pairs of models, where a pair is of two encoders as well: the encoders are fixed.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Pairs of one row, as `described` gives them.
+
+    Returns
+    -------
+    DataFrame
+        One line per ordered pair of groups, invariance and control: scores are means over which encoder is whose, and
+        models are called by their group. A row whose pairs are of one encoder each is as it was.
+    """
+    if "encoder_a" not in frame or frame.encoder_a.isna().all():
+        return frame
+    groups = frame.groupby(["row", "group_a", "group_b", "invariance", "control"], sort=False)
+    means = groups[["score", "ceiling", "retention"]].mean()
+    rest = groups[["metric", "n_samples", "n_anchors", "n_train", "data"]].first()
+    merged = means.join(rest).reset_index()
+    return merged.assign(model_a=merged.group_a, model_b=merged.group_b)
 
 
 def with_alignment(stitches: pd.DataFrame, alignment: pd.DataFrame) -> pd.DataFrame:

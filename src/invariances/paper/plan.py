@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from invariances.errors import ParameterError, PretrainedError
-from invariances.paper.rows import ROWS, Row, Variant
+from invariances.paper.rows import PLANNED, ROWS, Row, Variant
 from invariances.paper.settings import Settings
 from invariances.zoo import datasets, heads, locating, models, pretrained
 from invariances.zoo.heads import HeadRecipe
@@ -38,6 +38,7 @@ __all__ = [
     "one_model",
     "one_per_modality",
     "pairs",
+    "planned",
     "pool_size",
     "quality",
     "recipes",
@@ -120,6 +121,17 @@ def rows(settings: Settings) -> dict[str, PlannedRow]:
     return planned
 
 
+def planned(settings: Settings) -> dict[str, PlannedRow]:
+    """The rows that the next full run adds to a section, as `rows` gives the others.
+
+    Raises
+    ------
+    DataError
+        If a data set is missing; one sentence says how to get it.
+    """
+    return {row.name: _plan_row(row, settings) for row in PLANNED.get(settings.section, ())}
+
+
 def _rows(settings: Settings) -> dict[str, PlannedRow]:
     return {row.name: _plan_row(row, settings) for row in ROWS[settings.section]}
 
@@ -138,22 +150,26 @@ def _plan_row(row: Row, settings: Settings) -> PlannedRow:
 def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
     seeds = settings.seeds or settings.sizes.seeds_of(settings.section, row.name)
     networks = _networks(variant, seeds, settings)
-    prepared_for = [datasets.prepare(_view(variant, network, settings)) for network in networks]
+    prepared_for = [datasets.prepare(_view(variant, row, network, settings)) for network in networks]
     prepared = prepared_for[0]
     if settings.samples and prepared.n_train < settings.samples:
         raise ParameterError(
             f"parameter samples is {settings.samples}, but {prepared.title} has {prepared.n_train} training samples "
             "here; give at most so many"
         )
-    anchors = _anchor_count(prepared, settings)
+    anchors = _anchor_count(prepared, row, settings)
     bases = [
         Recipe(own.key, own.title, variant.task, network, _training(variant, network, settings), 0)
         for own, network in zip(prepared_for, networks, strict=True)
     ]
     if networks[0].family != "pretrained":
         bases = [replace(bases[0], seed=seed) for seed in range(seeds)]
-    recipes = {f"{variant.label} {i}": recipe for i, recipe in enumerate(bases)}
-    untrained = {f"{variant.label} {i}": recipe.untrained() for i, recipe in enumerate(bases[:UNTRAINED_MODELS])}
+    if variant.frozen:
+        recipes = {_frozen_name(variant, recipe): recipe for recipe in bases}
+        untrained = _stand_ins_for_untrained(variant, bases[0], settings)
+    else:
+        recipes = {f"{variant.label} {i}": recipe for i, recipe in enumerate(bases)}
+        untrained = {f"{variant.label} {i}": recipe.untrained() for i, recipe in enumerate(bases[:UNTRAINED_MODELS])}
     relative = {name: replace(recipe, anchors=anchors) for name, recipe in recipes.items()}
     product = {name: head_recipe(recipe, anchors, settings) for name, recipe in recipes.items()}
     shared = {}
@@ -171,6 +187,17 @@ def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
     )
 
 
+def _frozen_name(variant: Variant, recipe: Recipe) -> str:
+    return f"{variant.label} {recipe.network.checkpoint.partition('@')[0]}"
+
+
+def _stand_ins_for_untrained(variant: Variant, base: Recipe, settings: Settings) -> dict[str, Recipe]:
+    """Encoders with random weights, since frozen ones come without a network that could be left untrained."""
+    networks = [Network("pretrained", checkpoint=pretrained.pinned(n)) for n in settings.sizes.checkpoints[UNTRAINED]]
+    found = [replace(base, network=network, training=replace(base.training, epochs=0)) for network in networks]
+    return {_frozen_name(variant, recipe): recipe for recipe in found}
+
+
 def head_recipe(base: Recipe, anchors: int, settings: Settings) -> HeadRecipe:
     """A head that reads an encoder, with the profile's training of heads."""
     sizes = settings.sizes
@@ -185,6 +212,10 @@ def _networks(variant: Variant, seeds: int, settings: Settings) -> list[Network]
     Conditions of training are compared from scratch: a frozen encoder does not feel them.
     """
     sizes = settings.sizes
+    if variant.frozen:
+        return [
+            Network("pretrained", checkpoint=pretrained.pinned(name)) for name in sizes.checkpoints[variant.network]
+        ]
     if not variant.training:
         names = sizes.checkpoints.get(variant.label) or sizes.checkpoints.get(variant.network, ())
         if names:
@@ -193,13 +224,24 @@ def _networks(variant: Variant, seeds: int, settings: Settings) -> list[Network]
     return [Network(**sizes.networks[variant.network])]
 
 
-def _view(variant: Variant, network: Network, settings: Settings) -> locating.View:
+def _view(variant: Variant, row: Row, network: Network, settings: Settings) -> locating.View:
     sizes, source = settings.sizes, datasets.source_named(variant.dataset)
     n_train = settings.samples or sizes.n_train.get(variant.dataset, sizes.n_train[""])
     common = {"dataset": variant.dataset, "data": settings.value("data"), "n_train": n_train, "n_test": sizes.n_test}
     if source.kind == "image":
         pixels = sizes.pixels_imagenet if variant.dataset == "imagenet" else sizes.pixels
         return locating.View(**common, pixels=pixels, channels=source.channels)
+    if variant.frozen:
+        frozen = sizes.frozen
+        common |= {"n_train": settings.samples or frozen["n_train"], "n_test": frozen["n_test"]}
+        return locating.View(
+            **common,
+            tokenizer="characters",
+            length=frozen["length"],
+            n_parallel=sizes.n_parallel if row.cross_lingual else 0,
+            parallel=row.parallel,
+            coarse=variant.coarse,
+        )
     crosses = settings.section == "stitching" and source.language is not None
     return locating.View(
         **common,
@@ -210,13 +252,14 @@ def _view(variant: Variant, network: Network, settings: Settings) -> locating.Vi
     )
 
 
-def pool_size(prepared: datasets.Prepared) -> int:
-    """How many samples of a data set anchors are drawn from."""
-    return min(prepared.n_parallel or prepared.n_train, ANCHOR_POOL)
+def pool_size(prepared: datasets.Prepared, row: Row | None = None) -> int:
+    """How many samples of a data set anchors are drawn from: of sentences with documents, half of the documents."""
+    pool = min(prepared.n_parallel or prepared.n_train, ANCHOR_POOL)
+    return pool // 2 if row and row.cross_lingual and datasets.source_named(row.parallel).document else pool
 
 
-def _anchor_count(prepared: datasets.Prepared, settings: Settings) -> int:
-    pool = pool_size(prepared)
+def _anchor_count(prepared: datasets.Prepared, row: Row, settings: Settings) -> int:
+    pool = pool_size(prepared, row)
     if settings.anchors and settings.anchors > pool:
         raise ParameterError(
             f"parameter anchors is {settings.anchors}, but {prepared.title} offers {pool}; give at most so many"

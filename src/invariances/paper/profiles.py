@@ -46,7 +46,10 @@ class Profile:
     fewer_seeds: dict[str, dict[str, int]] = field(default_factory=dict)
     """Models per variant where time forbids `seeds`: by section and row, "" for its others."""
     checkpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Pretrained encoders, one a model, by the same names, or by language where languages are compared."""
+    """Pretrained encoders, one a model, by the same names, or by language where languages are compared. "multilingual"
+    has the frozen encoders of that name, "untrained" what stands in for an untrained one."""
+    frozen: dict[str, int] = field(default_factory=dict)
+    """Where frozen encoders read whole texts: samples (n_train, n_test) and characters per text (length)."""
 
     def seeds_of(self, section: str, row: str) -> int:
         """Models per variant of a row."""
@@ -65,6 +68,8 @@ def _networks(cnn: dict, vit_small: dict, vit_base: dict, text: dict) -> dict[st
         "roberta": {"family": "roberta", **text},
     }
 
+
+MULTILINGUAL = {"multilingual": ("e5", "use"), "untrained": ("minilm-untrained",)}
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
@@ -91,6 +96,8 @@ PROFILES: dict[str, Profile] = {
                 vit_base={"depth": 2, "dim": 48, "heads": 3, "patch": 2},
                 text={"depth": 2, "dim": 48, "heads": 2},
             ),
+            checkpoints={"multilingual": ("stand-in-e5", "stand-in-use"), "untrained": ("stand-in-untrained",)},
+            frozen={"n_train": 400, "n_test": 200, "length": 100},
         ),
         Profile(
             name="laptop",
@@ -126,6 +133,8 @@ PROFILES: dict[str, Profile] = {
                 "training": {"": 5, "ImageNet: Aug Light vs Heavy": 4, "Amazon Reviews: Batch 32 vs 128": 4},
                 "stitching": {"": 5, "Amazon (Cross-lingual)": 2, "MNIST, classification": 10},
             },
+            checkpoints=MULTILINGUAL,
+            frozen={"n_train": 1_600, "n_test": 800, "length": 1_000},
         ),
         Profile(
             name="full",
@@ -155,7 +164,9 @@ PROFILES: dict[str, Profile] = {
                 "en": ("roberta-base",),
                 "de": ("deepset/gbert-base",),
                 "fr": ("ClassCat/roberta-base-french",),
+                **MULTILINGUAL,
             },
+            frozen={"n_train": 1_600, "n_test": 800, "length": 1_000},
         ),
     )
 }

@@ -105,14 +105,20 @@ def prepare(view: View) -> Prepared:
         )
     if (kind == "image") != bool(view.pixels and view.channels) or (kind == "text") != bool(view.tokenizer):
         raise DataError(f"the view of {view.dataset} is no view of {kind}s; give pixels and channels, or a tokenizer")
+    if view.coarse and not source_named(view.dataset).coarse:
+        raise DataError(f"{view.dataset} has no coarse classes; leave coarse out")
     found = locate(view.dataset, view.data)
     parallel = locate(view.parallel, view.data).fingerprint if view.n_parallel else ""
     spec = {**asdict(view), "data": found.fingerprint, "parallel": parallel, "version": ARRAYS_VERSION}
-    if view.parallel == "ntrex":
-        spec["sentences"] = view.parallel  # it came later: other arrays keep the key that they had
+    # these fields came later: where they say nothing, arrays keep the key that they had
+    if view.parallel != "multi30k":
+        spec["sentences"] = view.parallel
+    if not view.coarse:
+        del spec["coarse"]
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:20]
     note = store.fetch("arrays", key, lambda: decode(view, found)).note
-    return Prepared(key=key, title=found.title, source=found.source, **note)
+    title = f"{found.title}, {len(note['classes'])} coarse classes" if view.coarse else found.title
+    return Prepared(key=key, title=title, source=found.source, **note)
 
 
 def load(key: str) -> store.Artefact:

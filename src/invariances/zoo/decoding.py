@@ -122,15 +122,18 @@ def _decode_texts(view: View, found: Located) -> Decoded:
     for split, n in (("train", view.n_train), ("test", view.n_test)):
         if found.files is None and found.revision is None:
             # the generator knows one number: seeds of different views and splits never meet
-            texts[split], labels, names = _generated(view.dataset, n, 2 * view.seed + STREAMS.index(split))
+            texts[split], labels, names = _generated(view, n, 2 * view.seed + STREAMS.index(split))
         else:
             rows = load_split(source, found, split, n)
             labels = np.asarray(rows[source.label])
-            kept = balanced_subset(labels, n, _stream(view, split))
+            wanted = np.flatnonzero(np.isin(labels, _coarse_of(source))) if view.coarse else np.arange(len(labels))
+            kept = wanted[balanced_subset(labels[wanted], n, _stream(view, split))]
             columns = rows.select(kept).to_dict()
             texts[split] = [_joined(parts) for parts in zip(*(columns[name] for name in source.inputs), strict=True)]
             labels, names = labels[kept], _class_names(rows, source)
-        arrays[f"{split}_y"] = labels
+        arrays[f"{split}_y"] = _taken_together(labels, source) if view.coarse else labels
+        if view.coarse:
+            names = {i: name for i, (name, _) in enumerate(source.coarse)}
     if view.n_parallel and REGISTRY[view.parallel].document:
         texts["parallel"], arrays["parallel_document"] = _documented(view)
     elif view.n_parallel:
@@ -141,10 +144,27 @@ def _decode_texts(view: View, found: Located) -> Decoded:
     return arrays, names, tokenizer.get_vocab_size()
 
 
-def _generated(dataset: str, n: int, seed: int) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    language = REGISTRY[dataset].language
-    if language:
-        texts, labels = builtin.reviews(n, seed, language)
+def _coarse_of(source: Source) -> list[int]:
+    """The labels that are of a coarse class."""
+    return [label for _, labels in source.coarse for label in labels]
+
+
+def _taken_together(labels: np.ndarray, source: Source) -> np.ndarray:
+    """The number of the coarse class of each label."""
+    number = {label: i for i, (_, some) in enumerate(source.coarse) for label in some}
+    return np.array([number[label] for label in labels.tolist()], dtype=np.int64)
+
+
+def _generated(view: View, n: int, seed: int) -> tuple[list[str], np.ndarray, dict[int, str]]:
+    source = REGISTRY[view.dataset]
+    if source.language and view.coarse:
+        # stars come as they fall: of twice as many reviews, enough are of a coarse class
+        texts, labels = builtin.reviews(2 * n, seed, source.language)
+        labels = labels + source.classes.first
+        kept = np.flatnonzero(np.isin(labels, _coarse_of(source)))[:n]
+        return [texts[i] for i in kept], labels[kept], {}
+    if source.language:
+        texts, labels = builtin.reviews(n, seed, source.language)
         return texts, labels, {stars - 1: str(stars) for stars in range(1, 6)}
     texts, labels = builtin.questions(n, seed)
     return texts, labels, dict(enumerate(builtin.QUESTION_CLASSES))

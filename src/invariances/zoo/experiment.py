@@ -6,6 +6,7 @@ Nothing large is kept: models and spaces lie in the store, and are read where an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -207,7 +208,33 @@ def _taken_apart(
         pieces[name] = Stitchable(_codes(model, ids, targets[base.data]), answer, product)
     for name, recipe in untrained[key[0]].items():
         pieces[name] = Stitchable(_codes(_load(recipe, device), ids, targets[recipe.data]), None)
-    return pieces
+    return _of_one_width(pieces) if key[1] in UNCHANGED else pieces
+
+
+UNCHANGED = ("absolute", "scale")
+"""The connections that hand codes on in the coordinates that they have."""
+
+
+def _of_one_width(pieces: dict[str, Stitchable]) -> dict[str, Stitchable]:
+    """Zero-pad the codes of narrower models to the widest, whose axes beyond a head's own it does not see."""
+    widths = {name: piece.codes.samples.shape[1] for name, piece in pieces.items()}
+    widest = max(widths.values())
+    return {
+        name: piece if widths[name] == widest else _padded(piece, widths[name], widest)
+        for name, piece in pieces.items()
+    }
+
+
+def _padded(piece: Stitchable, own: int, width: int) -> Stitchable:
+    anchors, samples = (
+        torch.nn.functional.pad(codes, (0, width - own)) for codes in (piece.codes.anchors, piece.codes.samples)
+    )
+    head = None if piece.head is None else partial(_first_axes, piece.head, own)
+    return replace(piece, codes=replace(piece.codes, anchors=anchors, samples=samples), head=head)
+
+
+def _first_axes(head: Callable[..., torch.Tensor], width: int, x: torch.Tensor) -> torch.Tensor:
+    return head(x[:, :width])
 
 
 def _targets(prepared: Artefact, task: str) -> torch.Tensor:

@@ -66,6 +66,8 @@ class View:
     """Draws the samples, where there are more than are asked for."""
     parallel: Literal["multi30k", "ntrex"] = "multi30k"
     """Where parallel sentences come from."""
+    coarse: bool = False
+    """Whether labels are taken together as the source says, and others left out."""
 
 
 class Located(NamedTuple):

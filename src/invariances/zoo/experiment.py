@@ -143,7 +143,8 @@ def take_apart(
     Returns
     -------
     Rows
-        By key, `invariances.stitching.Stitchable` by model name.
+        By key, `invariances.stitching.Stitchable` by model name. Where codes are handed on as they are ("absolute",
+        "scale") and encoders are of unequal widths, narrower codes are padded with zeros and a head reads its own axes.
     """
     chosen = str(models.device_named(device))
     load = partial(_taken_apart, recipes=recipes, untrained=untrained, anchors=anchors, device=chosen)

@@ -120,15 +120,18 @@ def _described_row(part: pd.DataFrame, planned: PlannedRow) -> pd.DataFrame:
 
 
 def _by_encoder(part: pd.DataFrame, planned: PlannedRow) -> pd.DataFrame:
-    """Make controls of pairs that share their encoder or their group, and say which encoders the others are of."""
+    """Say which encoders a pair is of; pairs that share one, or their group, become controls, without shuffled ones."""
     encoders = {name: _encoder_of(recipe) for group in planned.groups for name, recipe in group.recipes.items()}
-    ends = {f"encoder_{end}": part[f"model_{end}"].map(encoders).fillna(UNTRAINED) for end in "ab"}
+    ends = {
+        f"encoder_{end}": pd.Series([encoders.get(name, UNTRAINED) for name in part[f"model_{end}"]], part.index)
+        for end in "ab"
+    }
     same_encoder = (ends["encoder_a"] == ends["encoder_b"]) & (part.model_a != part.model_b)
     same_group = (part.group_a == part.group_b) & (part.model_a != part.model_b)
     control = part.control.mask(same_encoder & (part.control == "none"), SAME_ENCODER)
     control = control.mask(same_group & (part.control == "none"), SAME_GROUP)
     shares = (same_encoder | same_group) & (part.control == "shuffled anchors")
-    return part.assign(**ends, control=control)[~shares]
+    return part.assign(**ends, control=control).loc[~shares]
 
 
 def _encoder_of(recipe: Recipe) -> str:
@@ -151,10 +154,10 @@ def over_groups(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if "encoder_a" not in frame or frame.encoder_a.isna().all():
         return frame
-    groups = frame.groupby(["row", "group_a", "group_b", "invariance", "control"], sort=False)
-    means = groups[["score", "ceiling", "retention"]].mean()
-    rest = groups[["metric", "n_samples", "n_anchors", "n_train", "data"]].first()
-    merged = means.join(rest).reset_index()
+    keys = ["row", "group_a", "group_b", "invariance", "control"]
+    rules = dict.fromkeys(("score", "ceiling", "retention"), "mean")
+    rules |= dict.fromkeys(("metric", "n_samples", "n_anchors", "n_train", "data"), "first")
+    merged = pd.DataFrame(frame.groupby(keys, sort=False, as_index=False).agg(rules))
     return merged.assign(model_a=merged.group_a, model_b=merged.group_b)
 
 

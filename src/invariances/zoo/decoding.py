@@ -160,7 +160,7 @@ def _generated(view: View, n: int, seed: int) -> tuple[list[str], np.ndarray, di
     if source.language and view.coarse:
         # stars come as they fall: of twice as many reviews, enough are of a coarse class
         texts, labels = builtin.reviews(2 * n, seed, source.language)
-        labels = labels + source.classes.first
+        labels = labels + 1  # stars
         kept = np.flatnonzero(np.isin(labels, _coarse_of(source)))[:n]
         return [texts[i] for i in kept], labels[kept], {}
     if source.language:

@@ -10,7 +10,8 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+worker = os.environ.get("PYTEST_XDIST_WORKER")
+if worker and hasattr(os, "sched_setaffinity"):
     # a core for each worker: no test starts processes that would run beside another's
     allowed = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {allowed[int(worker.removeprefix("gw")) % len(allowed)]})

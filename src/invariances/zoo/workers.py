@@ -43,7 +43,7 @@ LOG_SECONDS = 60.0
 POLL_SECONDS = 0.05
 """Seconds between two looks at what is finished elsewhere."""
 WORTH_WORKERS = 20.0
-"""Seconds of work that is left from which worker processes are worth their start, which takes each some 5 s."""
+"""Worker processes are started where more seconds of work than this are left: each takes some 5 s to start."""
 
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": 2**30,

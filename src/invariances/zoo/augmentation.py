@@ -37,7 +37,8 @@ def _light(x: torch.Tensor) -> torch.Tensor:
     """Shift by whole pixels, and perhaps mirror.
 
     These are torchvision's `RandomAffine` without an angle and `RandomHorizontalFlip`, to the bit and from the same
-    draws. That finds every pixel in an interpolated grid; a shift is a copy, which takes less than a quarter of the time.
+    draws. That finds every pixel in an interpolated grid; a shift is a copy, which takes less than a quarter of the
+    time.
     """
     height, width = x.shape[-2:]
     _uniform(0.0)  # the angle

@@ -30,10 +30,11 @@ class Stacked(nn.Module):
         parameters, buffers = stack_module_state(list(models))
         # a module's names may hold no dot; the skeleton is kept out of the modules, since it owns no tensor of its own
         self._names = {name.replace(".", "/"): name for name in [*parameters, *buffers]}
-        self.__dict__["skeleton"] = copy.deepcopy(models[0]).to("meta")
-        for module in self.skeleton.modules():
+        skeleton = copy.deepcopy(models[0]).to("meta")
+        for module in skeleton.modules():
             if isinstance(module, nn.BatchNorm2d):  # under vmap, its gradient wants inputs of its statistics' type
                 module.register_forward_pre_hook(lambda norm, given: (given[0].to(norm.running_mean.dtype),))
+        self.__dict__["skeleton"] = skeleton
         for name, tensor in parameters.items():
             self.register_parameter(name.replace(".", "/"), nn.Parameter(tensor.detach()))
         for name, tensor in buffers.items():

@@ -106,6 +106,7 @@ def _executed(source: Path, output: Path, given: Mapping[str, Any], progress: bo
             progress_bar=progress,
             stderr_file=sys.stderr if progress and sys.stderr.isatty() else None,
             config=ipc,
+            extra_arguments=["--log-level=CRITICAL"],  # a kernel that is stopped may say that its sockets are closed
         )
     except PapermillExecutionError as error:
         section = source.stem

@@ -1,7 +1,7 @@
 """Training: a recipe becomes a model and its spaces, in one loop that reads top to bottom.
 
-On a CPU every recipe is trained alone, on one thread; on a GPU the seeds of a recipe are stacked and
-trained as one. A long training leaves a checkpoint every now and then, from which it goes on.
+On a CPU every recipe is trained alone, on one thread; on a GPU the seeds of a convolutional network's
+recipe are stacked and trained as one. A long training leaves a checkpoint every now and then, from which it goes on.
 """
 
 from __future__ import annotations

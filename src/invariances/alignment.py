@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from itertools import combinations, permutations
-from typing import Any, NamedTuple
+from functools import partial, reduce
+from itertools import chain, combinations, permutations
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,22 @@ from invariances.metrics.retrieval import GALLERY
 from invariances.metrics.score import SUBSAMPLE, Metric, Score
 from invariances.metrics.table import check_permutations, metric_named
 from invariances.rows import Rows, Spread, of_row, row_columns
-from invariances.spaces import Spaces, anchor_ids, check_whole, class_codes, read_space, read_spaces, shown
+from invariances.spaces import (
+    Spaces,
+    Subset,
+    anchor_ids,
+    check_values,
+    check_whole,
+    chunks,
+    class_codes,
+    open_spaces,
+    read_space,
+    shown,
+)
+from invariances.threads import SMALL, in_threads
 from invariances.transforms import Affine, Relative, Transform, transform_named
 
-__all__ = ["COLUMNS", "FOUND_COLUMNS", "Pairs", "align"]
+__all__ = ["COLUMNS", "FOUND_COLUMNS", "align"]
 
 
 COLUMNS = [
@@ -54,7 +67,7 @@ def align(
     labels: Sequence | np.ndarray | Mapping[str, Any] | None = None,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
-    workers: Spread = map,
+    workers: Spread | None = None,
 ) -> pd.DataFrame:
     """Align all pairs of spaces under each invariance (paper, phase 1).
 
@@ -77,8 +90,9 @@ def align(
         Draws the anchors where a count is given.
     permutations : int
         Seeded shuffles, for the metrics whose null has no closed form.
-    workers : callable
-        How `Rows` are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`.
+    workers : callable, optional
+        How `Rows` are spread, called like the builtin `map`; e.g. `invariances.zoo.spread`. By default one follows the
+        other, each with its maps on threads.
 
     Returns
     -------
@@ -112,8 +126,9 @@ def align(
     options = _Options(transforms, chosen, seed, permutations)
     if not isinstance(spaces, Rows):
         return _align(spaces, anchors, labels, options)
-    unit = partial(_of_row, spaces=spaces, anchors=anchors, labels=labels, options=options)
-    found = workers(unit, list(spaces))
+    threads = 1 if workers else None
+    unit = partial(_of_row, spaces=spaces, anchors=anchors, labels=labels, options=options, threads=threads)
+    found = (workers or map)(unit, list(spaces))
     return pd.concat([row_columns(frame, key) for key, frame in zip(spaces, found, strict=True)], ignore_index=True)
 
 
@@ -124,40 +139,25 @@ class _Options(NamedTuple):
     permutations: int
 
 
-def _of_row(key: Any, spaces: Rows, anchors: Any, labels: Any, options: _Options) -> pd.DataFrame:
-    row_anchors, row_labels = of_row(anchors, key), of_row(labels, key)
+def _of_row(key: Any, spaces: Rows, anchors: Any, labels: Any, options: _Options, threads: int | None) -> pd.DataFrame:
+    given = {"anchors": of_row(anchors, key), "labels": of_row(labels, key), "options": options, "threads": threads}
     if isinstance(key, str) or key[1] != SELF:
-        return _align(spaces[key], row_anchors, row_labels, options)
-    frames = [
-        _align({name: space, COPY: space}, row_anchors, row_labels, options) for name, space in spaces[key].items()
-    ]
+        return _align(spaces[key], **given)
+    frames = [_align({name: space, COPY: space}, **given) for name, space in spaces[key].items()]
     table = pd.concat(frames, ignore_index=True)
     return table[table.model_a != COPY].assign(model_b=lambda pairs: pairs.model_a)
 
 
-def _align(spaces: Spaces, anchors: Any, labels: Any, options: _Options) -> pd.DataFrame:
-    read = read_spaces(spaces)
-    n = len(next(iter(read.values())))
-    classes = class_codes(labels, n)
-    ids = _anchors_for(options.transforms, anchors, n, options.seed)
-    scored = np.setdiff1d(np.arange(n), ids)
-    anchored = (
-        {name: read_space(space[ids], f"anchors of {name!r}") for name, space in read.items()} if len(ids) else {}
-    )
-    # coded anew, since a class may occur among the anchors only
-    scored_classes = None if classes is None else class_codes(classes[scored].numpy(), len(scored))
-    samples = {name: space[scored] for name, space in read.items()}
-    for name, space in samples.items():
-        read_space(space, f"what is scored of {name!r}")  # only to be checked: all keep one floating-point type
-    data = _Data(anchored, samples, scored_classes, options.permutations)
+def _align(spaces: Spaces, anchors: Any, labels: Any, options: _Options, threads: int | None = None) -> pd.DataFrame:
+    data = _read(spaces, anchors, labels, options, threads)
     rows: list[dict] = []
     for name, transform in options.transforms.items():
         pairs = _fitted_pairs if transform.fitted else _intrinsic_pairs
         with _naming(name):
             for a, b, metric, score, note in pairs(transform, options.metrics, data):
                 key = {"model_a": a, "model_b": b, "invariance": name, "metric": metric.name}
-                sizes = {"n_samples": len(scored), "n_anchors": len(ids)}
-                found = {"gallery": min(len(scored), GALLERY), "k": metric.k} if metric.ordered else {}
+                sizes = {"n_samples": data.n, "n_anchors": data.n_anchors}
+                found = {"gallery": min(data.n, GALLERY), "k": metric.k} if metric.ordered else {}
                 rows.append({**key, **score._asdict(), **sizes, "note": note, **found})
     looked_up = any(metric.ordered for metric in options.metrics)
     table = pd.DataFrame(rows, columns=COLUMNS + FOUND_COLUMNS * looked_up)
@@ -165,10 +165,56 @@ def _align(spaces: Spaces, anchors: Any, labels: Any, options: _Options) -> pd.D
 
 
 class _Data(NamedTuple):
+    """What all invariances share of the spaces that are compared."""
+
     anchors: Mapping[str, torch.Tensor]
-    samples: Mapping[str, torch.Tensor]
+    samples: Mapping[str, Subset]
+    """The scored rows, left where they are."""
     classes: torch.Tensor | None
     permutations: int
+    tiles: Sequence[slice]
+    """What is read of the scored rows at a time: all of them where a metric cannot do with less."""
+    threads: int | None
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.samples.values())))
+
+    @property
+    def n_anchors(self) -> int:
+        return len(next(iter(self.anchors.values()))) if self.anchors else 0
+
+    def share(self, tile: slice) -> float:
+        """Of the scored rows, how many are in a tile."""
+        return (tile.stop - tile.start) / self.n
+
+    def classes_of(self, tile: slice) -> torch.Tensor | None:
+        """The classes of a tile's rows."""
+        return None if self.classes is None else self.classes[tile]
+
+
+def _read(spaces: Spaces, anchors: Any, labels: Any, options: _Options, threads: int | None) -> _Data:
+    opened = open_spaces(spaces)
+    n = len(next(iter(opened.values())))
+    classes = class_codes(labels, n)
+    ids = _anchors_for(options.transforms, anchors, n, options.seed)
+    scored = np.setdiff1d(np.arange(n), ids)
+    widest = reduce(torch.promote_types, (space[:1].dtype for space in opened.values()), torch.float32)
+    samples = {name: Subset(space, scored, widest) for name, space in opened.items()}
+    anchored = {}
+    if len(ids):
+        anchored = {name: read_space(space[ids].to(widest), f"anchors of {name!r}") for name, space in opened.items()}
+    # coded anew, since a class may occur among the anchors only
+    scored_classes = None if classes is None else class_codes(classes[scored].numpy(), len(scored))
+    for name, space in samples.items():
+        check_values(space, f"what is scored of {name!r}")
+    width = max(space.shape[1] for space in samples.values())
+    tiles = [slice(0, len(scored))]
+    if all(metric.merge for metric in options.metrics):
+        tiles = list(chunks(len(scored), max(width, len(ids)) * widest.itemsize))
+    if len(scored) * width * len(opened) * (len(opened) - 1) < SMALL:
+        threads = 1
+    return _Data(anchored, samples, scored_classes, options.permutations, tiles, threads)
 
 
 @contextmanager
@@ -204,59 +250,124 @@ def _anchors_for(transforms: Mapping[str, Transform], anchors: object, n: int, s
     return np.array([], dtype=np.int64)
 
 
-class _Represented(NamedTuple):
-    """What one side of a comparison has become."""
+class _Side(NamedTuple):
+    """How a space stands on one side of a comparison."""
 
-    samples: torch.Tensor
+    name: str
+    represent: Callable[[torch.Tensor], torch.Tensor]
     centre: torch.Tensor | None
     """The mean of its anchors, for metrics that centre by it; None where there are none."""
 
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """What rows of the space are represented by, shape (n, m)."""
+        represented = self.represent(x)
+        if not represented.isfinite().all():
+            with _naming(self.name):
+                raise SpaceError(
+                    f"what it is mapped to is too large for {represented.dtype}; rescale the spaces, or give float64"
+                )
+        return represented
 
-Pairs = Iterator[tuple[str, str, Metric, Score, str]]
+    def prepare(self, metric: Metric, represented: torch.Tensor, classes: torch.Tensor | None) -> Any:
+        """What a metric makes of it."""
+        with _naming(self.name):
+            return metric.prepare(represented, classes, *([self.centre] if metric.centred else []))
 
 
-def _intrinsic_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) -> Pairs:
+_Found: TypeAlias = tuple[str, str, Metric, Score, str]
+
+
+def _intrinsic_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) -> Iterator[_Found]:
     """Each space is transformed and prepared once; a pair then costs one comparison."""
-    represented = {}
+    sides = {}
     for name, space in data.samples.items():
         with _naming(name):
             anchors = data.anchors.get(name)
-            represent = _fitted(transform, space if anchors is None else anchors)
-            represented[name] = _represented(represent, space, anchors, metrics)
-    for metric in metrics:
-        states = {name: _prepared(metric, side, data, name) for name, side in represented.items()}
-        scores = metric.scores(list(states.values()))
-        directions = permutations if metric.ordered else combinations
-        for (i, a), (j, b) in directions(enumerate(represented), 2):
-            one, other = represented[a], represented[b]
-            padded = metric.padded and one.samples.shape[1] != other.samples.shape[1]
-            score = metric.chance(states[a], states[b], float(scores[i, j]), data.permutations)
-            yield a, b, metric, score, _note(metric, score, one, padded)
-
-
-def _fitted_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) -> Pairs:
-    """One factorisation per source serves all targets; each target is prepared once."""
-    spaces = {
-        name: _represented(lambda x: x, space, data.anchors[name], metrics) for name, space in data.samples.items()
-    }
-    targets = [{name: _prepared(metric, side, data, name) for name, side in spaces.items()} for metric in metrics]
-    affine = isinstance(transform, Affine)
-    for a in spaces:
-        source = factorise(data.anchors[a]) if affine else data.anchors[a]
-        for b in spaces:
-            if a == b:
+            sides[name] = _side(name, _fitted(transform, space[:] if anchors is None else anchors), anchors, metrics)
+    whole: dict[tuple[str, int], Any] = {}
+    scores: list[Any] = [0.0] * len(metrics)
+    for rows in data.tiles:
+        tiles = {name: side(data.samples[name][rows]) for name, side in sides.items()}
+        for i, metric in enumerate(metrics):
+            states = {name: side.prepare(metric, tiles[name], data.classes_of(rows)) for name, side in sides.items()}
+            scores[i] += data.share(rows) * metric.scores(list(states.values()))
+            for name, state in states.items():
+                whole[name, i] = _merged(metric, whole.pop((name, i), None), state)
+            if rows.stop < data.n:
                 continue
-            if isinstance(transform, Affine):
-                carry = affine_map(source, data.anchors[b], transform.penalty)
-            else:
-                carry = _fitted(transform, data.anchors[a], data.anchors[b])
-            mapped = _represented(carry, data.samples[a], data.anchors[a], metrics)
+            directions = permutations if metric.ordered else combinations
+            for (j, a), (k, b) in directions(enumerate(sides), 2):
+                padded = metric.padded and tiles[a].shape[1] != tiles[b].shape[1]
+                score = metric.chance(whole[a, i], whole[b, i], float(scores[i][j, k]), data.permutations)
+                yield a, b, metric, score, _note(metric, score, data.n, sides[a], padded)
+            for name in sides:
+                del whole[name, i]
+
+
+def _fitted_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) -> Iterator[_Found]:
+    """One factorisation per source serves all targets; each target is prepared once."""
+    targets = {name: _side(name, _as_it_is, data.anchors[name], metrics) for name in data.samples}
+    prepared: dict[tuple[str, int], Any] = {}
+    for rows in data.tiles:
+        for name, side in targets.items():
+            tile = side(data.samples[name][rows])
+            for i, metric in enumerate(metrics):
+                state = side.prepare(metric, tile, data.classes_of(rows))
+                prepared[name, i] = _merged(metric, prepared.pop((name, i), None), state)
+    unit = partial(_onto_others, targets=targets, prepared=prepared, transform=transform, metrics=metrics, data=data)
+    return chain.from_iterable(in_threads(unit, list(targets), data.threads))
+
+
+def _onto_others(
+    a: str,
+    targets: Mapping[str, _Side],
+    prepared: Mapping[tuple[str, int], Any],
+    transform: Transform,
+    metrics: Sequence[Metric],
+    data: _Data,
+) -> list[_Found]:
+    """One space mapped onto each of the others."""
+    images = _images(a, transform, metrics, data)
+    whole: dict[tuple[str, int], Any] = {}
+    scores, found = Counter(), []
+    for rows in data.tiles:
+        x, classes = data.samples[a][rows], data.classes_of(rows)
+        for b, side in images.items():
+            mapped = side(x)
+            tile = targets[b](data.samples[b][rows]) if len(data.tiles) > 1 else None
             # every class of maps but the affine one is defined between unequal widths by padding
-            padded = not affine and data.samples[a].shape[1] != data.samples[b].shape[1]
-            for metric, prepared in zip(metrics, targets, strict=True):
-                state = _prepared(metric, mapped, data, f"{a} mapped onto {b}")
-                score = metric.chance(state, prepared[b], metric.score(state, prepared[b]), data.permutations)
-                yield a, b, metric, score, _note(metric, score, mapped, padded)
+            padded = not isinstance(transform, Affine) and x.shape[1] != data.samples[b].shape[1]
+            for i, metric in enumerate(metrics):
+                state = side.prepare(metric, mapped, classes)
+                target = prepared[b, i] if tile is None else targets[b].prepare(metric, tile, classes)
+                scores[b, i] += data.share(rows) * metric.score(state, target)
+                whole[b, i] = _merged(metric, whole.pop((b, i), None), state)
+                if rows.stop == data.n:
+                    score = metric.chance(whole.pop((b, i)), prepared[b, i], scores[b, i], data.permutations)
+                    found.append((a, b, metric, score, _note(metric, score, data.n, side, padded)))
+    return found
+
+
+def _images(a: str, transform: Transform, metrics: Sequence[Metric], data: _Data) -> dict[str, _Side]:
+    """The maps of one space onto each of the others."""
+    anchors = data.anchors[a]
+    source = factorise(anchors) if isinstance(transform, Affine) else anchors
+    images = {}
+    for b, target in data.anchors.items():
+        if a != b:
+            affine = isinstance(transform, Affine)
+            carry = affine_map(source, target, transform.penalty) if affine else _fitted(transform, anchors, target)
+            images[b] = _side(f"{a} mapped onto {b}", carry, anchors, metrics)
+    return images
+
+
+def _merged(metric: Metric, whole: Any, tile: Any) -> Any:
+    """What a metric makes of a tile and of those before it, which are none at first."""
+    return tile if whole is None or metric.merge is None else metric.merge(whole, tile)
+
+
+def _as_it_is(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def _fitted(transform: Transform, *anchors: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -264,32 +375,23 @@ def _fitted(transform: Transform, *anchors: torch.Tensor) -> Callable[[torch.Ten
     return fresh.fit(*anchors).transform
 
 
-def _represented(
+def _side(
+    name: str,
     represent: Callable[[torch.Tensor], torch.Tensor],
-    samples: torch.Tensor,
     anchors: torch.Tensor | None,
     metrics: Sequence[Metric],
-) -> _Represented:
+) -> _Side:
     centre = None
     if anchors is not None and any(metric.centred for metric in metrics):
         centre = represent(anchors).mean(dim=0, dtype=torch.float64)
-    return _Represented(represent(samples), centre)
+    return _Side(name, represent, centre)
 
 
-def _prepared(metric: Metric, side: _Represented, data: _Data, name: str) -> object:
-    with _naming(name):
-        if not side.samples.isfinite().all():
-            raise SpaceError(
-                f"what it is mapped to is too large for {side.samples.dtype}; rescale the spaces, or give float64"
-            )
-        return metric.prepare(side.samples, data.classes, *([side.centre] if metric.centred else []))
-
-
-def _note(metric: Metric, score: Score, side: _Represented, padded: bool) -> str:
+def _note(metric: Metric, score: Score, n: int, side: _Side, padded: bool) -> str:
     most = GALLERY if metric.ordered else SUBSAMPLE if metric.quadratic else math.inf
     notes = {
         "zero-padded": padded,
-        f"on {most} of the samples": len(side.samples) > most,
+        f"on {most} of the samples": n > most,
         "centred by the samples themselves, since there are no anchors": metric.centred and side.centre is None,
         "not calibrated: a perfect score is no higher than chance": math.isnan(score.calibrated),
         "no z: no shuffle changes the score, or there are fewer than 4 samples": math.isnan(score.z),

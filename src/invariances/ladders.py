@@ -22,7 +22,7 @@ from invariances.errors import SpaceError
 from invariances.fitting import ALL_CLASSES, Compared, blocks_of_pairs, compare, read_model
 from invariances.rows import Rows, Spread, of_row, row_columns
 from invariances.spaces import OpenSpace, Spaces, anchor_ids, check_whole, open_spaces, shown
-from invariances.threads import cores, in_threads
+from invariances.threads import SMALL, cores, in_threads
 
 __all__ = ["ALL_PAIRS", "CLASSES", "DELTA", "SMALLEST_FIRST", "Ladder", "check_delta", "choose", "ladder"]
 
@@ -32,8 +32,6 @@ ALL_PAIRS = "all pairs"
 """In place of a model: the line holds the choice over all pairs at once."""
 PAIRS_WITH_SINGULAR_VALUES = 6
 """Ordered pairs of a row whose singular values are kept, at most."""
-SMALL = 2**18
-"""Numbers to be scored below which all pairs are one block of work, so that no thread is started."""
 LEAST_REACH = 0.5
 """Share of the held-out variance that the anchors must span: with less, even a true rotation would explain less."""
 

@@ -27,9 +27,11 @@ __all__ = [
     "Space",
     "Spaces",
     "StoredSpace",
+    "Subset",
     "all_finite",
     "anchor_ids",
     "as_tensor",
+    "check_values",
     "check_whole",
     "chunks",
     "class_codes",
@@ -137,6 +139,28 @@ class StoredSpace:
         return array
 
 
+class Subset:
+    """Some rows of an open space, read when they are asked for.
+
+    Parameters
+    ----------
+    space : OpenSpace
+    ids : array of row ids
+    dtype : torch.dtype
+        In which they are given.
+    """
+
+    def __init__(self, space: OpenSpace, ids: np.ndarray, dtype: torch.dtype) -> None:
+        self.space, self.ids, self.dtype = space, ids, dtype
+        self.shape = (len(ids), space.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        return self.space[self.ids[rows]].to(self.dtype)
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
@@ -183,7 +207,7 @@ def open_space(source: Space, name: str = "space") -> OpenSpace:
         _check_dtype(source.dtype, name)
     else:
         source = as_tensor(source, name).detach()
-    faintest, largest = _check_values(source, name)
+    faintest, largest = check_values(source, name)
     if faintest < _SMALLEST_ROW[torch.float32] or not 1 / _SINGLE_PRECISION_RANGE <= largest <= _SINGLE_PRECISION_RANGE:
         return source.double()
     return source
@@ -384,8 +408,19 @@ def _check_anchor_count(k: int, n: int) -> None:
         )
 
 
-def _check_values(x: OpenSpace, name: str) -> tuple[float, float]:
-    """Name what is wrong with the values; else the largest magnitudes of the faintest row and of all."""
+def check_values(x: OpenSpace | Subset, name: str) -> tuple[float, float]:
+    """Go through the rows and name what is wrong with their values.
+
+    Returns
+    -------
+    tuple of float
+        The largest magnitude of the faintest row, and of all.
+
+    Raises
+    ------
+    SpaceError
+        As `read_space`.
+    """
     if len(x.shape) != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise SpaceError(
             f"{name} has shape {tuple(x.shape)}; give a matrix with at least 2 samples as rows and 1 feature"

@@ -10,7 +10,10 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["cores", "in_threads", "one_torch_thread"]
+__all__ = ["SMALL", "cores", "in_threads", "one_torch_thread"]
+
+SMALL = 2**18
+"""Numbers to be gone through below which work is done without threads: to start them would take longer."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from invariances.errors import SpaceError
 from invariances.metrics import nulls
-from invariances.metrics.nulls import Moments
+from invariances.metrics.nulls import FEW_SAMPLES, Moments
 from invariances.metrics.score import ROTATION, SCALES, Metric, Score, few_samples_p, normal_score
 from invariances.relative import scale
 
@@ -20,24 +21,52 @@ class _Rows:
     """Rows of unit norm."""
 
     def __init__(self, unit: torch.Tensor, classes: torch.Tensor | None) -> None:
-        self.unit, self.classes = unit, classes
+        self.unit, self.classes, self.n = unit, classes, len(unit)
 
     @cached_property
     def mean(self) -> torch.Tensor:
         return self.unit.mean(dim=0, dtype=torch.float64)
 
-    @cached_property
+    @property
     def centred(self) -> torch.Tensor:
         return self.unit - self.mean.to(self.unit)
 
     @cached_property
     def covariance(self) -> torch.Tensor:
         """Shape (d, d), summed over the samples."""
-        return self.centred.T @ self.centred
+        centred = self.centred
+        return centred.T @ centred
 
     @cached_property
-    def sums(self) -> torch.Tensor:
-        return nulls.class_sums(self.unit, self.classes, int(self.classes.max()) + 1)
+    def of_classes(self) -> torch.Tensor | None:
+        """Shape (C, d), summed over the samples of each class."""
+        return None if self.classes is None else nulls.class_sums(self.unit, self.classes, int(self.classes.max()) + 1)
+
+
+@dataclass
+class _Sums:
+    """What is left of more rows than features, once their tiles are merged."""
+
+    n: int
+    classes: torch.Tensor | None
+    mean: torch.Tensor
+    covariance: torch.Tensor
+    of_classes: torch.Tensor | None
+
+
+def _merge(total: _Rows | _Sums, tile: _Rows) -> _Rows | _Sums:
+    """Both as one: the rows while they are few, then their sums in float64, as Chan et al. (1979) add variances."""
+    n = total.n + tile.n
+    classes = None if total.classes is None else torch.cat([total.classes, tile.classes])
+    if isinstance(total, _Rows) and n <= max(FEW_SAMPLES, total.unit.shape[1]):
+        return _Rows(torch.cat([total.unit, tile.unit]), classes)
+    shift, weight = tile.mean - total.mean, tile.n / n
+    covariance = total.covariance.double().add_(tile.covariance).addr_(shift, shift, alpha=total.n * weight)
+    of_classes = None
+    if classes is not None:
+        fewer, of_classes = sorted((total.of_classes, tile.of_classes), key=len)
+        of_classes[: len(fewer)] += fewer
+    return _Sums(n, classes, total.mean + weight * shift, covariance, of_classes)
 
 
 def _prepare_cosine(x: torch.Tensor, classes: torch.Tensor | None) -> _Rows:
@@ -85,18 +114,20 @@ def _score_profiles(a: _Rows, b: _Rows) -> float:
     return _score_rows(a, b)
 
 
-def _chance_rows(a: _Rows, b: _Rows, score: float, permutations: int) -> Score:
-    n, d = len(a.unit), min(a.unit.shape[1], b.unit.shape[1])
+def _chance_rows(a: _Rows | _Sums, b: _Rows | _Sums, score: float, permutations: int) -> Score:
+    n, d = a.n, min(len(a.mean), len(b.mean))
     within = math.nan
-    if a.classes is not None:
-        counts = torch.bincount(a.classes).to(a.sums)
-        within = float(((a.sums[:, :d] * b.sums[:, :d]).sum(dim=1) / counts).sum() / n)
-    if d <= n:
-        overlap = a.covariance[:d, :d] * b.covariance[:d, :d]
-    else:  # the same sum, from n x n products
+    if a.of_classes is not None and b.of_classes is not None:
+        counts = torch.bincount(a.classes).to(a.of_classes)
+        within = float(((a.of_classes[:, :d] * b.of_classes[:, :d]).sum(dim=1) / counts).sum() / n)
+    if d > n and isinstance(a, _Rows) and isinstance(b, _Rows):  # the same sum, from n x n products
         overlap = (a.centred[:, :d] @ b.centred[:, :d].T).square()
+    else:
+        overlap = a.covariance[:d, :d] * b.covariance[:d, :d]
     variance = float(overlap.sum(dtype=torch.float64)) / (n**2 * (n - 1))
     known = normal_score(score, Moments(float(a.mean[:d] @ b.mean[:d]), math.sqrt(max(0.0, variance))), within)
+    if isinstance(a, _Sums) or isinstance(b, _Sums):
+        return known  # there are many samples
 
     def permuted(orders: torch.Tensor) -> torch.Tensor:
         products = a.unit[:, :d].double() @ b.unit[:, :d].double().T
@@ -115,6 +146,7 @@ COSINE = Metric(
     SCALES,
     ROTATION,
     padded=True,
+    merge=_merge,
 )
 PEARSON = Metric(
     "pearson",

@@ -90,6 +90,9 @@ class Metric:
     """How many of the first that are found count, where that is a parameter."""
     score_all: Callable[[Sequence[Any]], np.ndarray] | None = None
     """All pairs of prepared spaces at once, shape (N, N), where that is cheaper."""
+    merge: Callable[[Any, Any], Any] | None = None
+    """What `prepare` makes of two tiles of rows, as one; the first may be changed. Only of a metric whose score is a
+    mean over samples: `align` then needs no more than a tile of each space at a time."""
 
     def scores(self, states: Sequence[Any]) -> np.ndarray:
         """The scores of all pairs of prepared spaces, shape (N, N); rows are the first of a pair."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
-from multiprocessing import resource_tracker
+from multiprocessing import get_all_start_methods, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -51,7 +51,10 @@ KEEP_MEMORY = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1),
 }
 """Environment of a worker. Dask has freed memory given back at once, which makes training take nearly twice as long."""
+START = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+"""How worker processes start: where it can be, as copies of one process that has imported what they need."""
 DASK = {
+    "distributed.worker.multiprocessing-method": START,
     "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.worker-saturation": 1.0,
@@ -319,16 +322,19 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
     """A client of the cluster that the environment names, or of one of this machine's cores."""
     import dask
     from distributed import Client, LocalCluster
-    from distributed.utils import silence_logging_cmgr
+    from distributed.utils import get_mp_context, silence_logging_cmgr
 
     with silence_logging_cmgr(logging.CRITICAL), ExitStack() as stack:
         if cluster:
             yield stack.enter_context(_connected(Client, cluster))
             return
+        options = {"n_workers": processes, "threads_per_worker": 1, "env": dict(os.environ)}
         quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
         with _uninterrupted(), dask.config.set(DASK):
+            if START == "forkserver":
+                get_mp_context().set_forkserver_preload(["distributed.nanny", "invariances.zoo"])
             try:
-                machine = _started_twice(lambda: LocalCluster(n_workers=processes, threads_per_worker=1, **quiet))
+                machine = _started_twice(lambda: LocalCluster(**options, **quiet))
             except RuntimeError as error:  # most often a script that every worker runs anew
                 raise WorkersError(
                     f"the worker processes did not start ({error}); in a script of your own put what trains under "

@@ -17,8 +17,9 @@ from invariances import (
 )
 from invariances.alignment import COLUMNS, FOUND_COLUMNS
 from invariances.errors import SpaceError
+from invariances.files import StoredSpace
 from invariances.metrics.table import METRICS
-from invariances.transforms import INVARIANCES
+from invariances.represent import INVARIANCES
 
 N, D = 120, 8
 INTRINSIC, FITTED = ["absolute", "scale", "relative"], ["affine", "orthogonal"]
@@ -282,6 +283,38 @@ def test_spaces_may_lie_in_files(tmp_path):
         np.save(tmp_path / f"{name}.npy", x)
     read = align({name: tmp_path / f"{name}.npy" for name in given}, ANCHORS, labels=np.arange(N) % 3)
     pd.testing.assert_frame_equal(read, align(given, ANCHORS, labels=np.arange(N) % 3))
+
+
+@pytest.mark.parametrize("labels", [None, np.arange(N) % 3])
+@pytest.mark.parametrize("width", [D, 40])
+def test_tiles_of_rows_give_what_all_rows_give(labels, width, monkeypatch, tmp_path):
+    rng = np.random.default_rng(1)
+    given = {name: x @ rng.normal(size=(D, width)) + rng.normal(size=(N, width)) for name, x in spaces().items()}
+    for name, x in given.items():
+        np.save(tmp_path / f"{name}.npy", x)
+    whole = align(given, ANCHORS, list(INVARIANCES), labels=labels)
+    monkeypatch.setattr("invariances.spaces.CHUNK_BYTES", 7 * 8 * 60)  # 7 rows of the widest, the anchors' profiles
+    read = []
+    one_part = StoredSpace.__getitem__
+
+    def counting(self, rows):
+        part = one_part(self, rows)
+        read.append(len(part))
+        return part
+
+    monkeypatch.setattr(StoredSpace, "__getitem__", counting)
+    tiled = align({name: tmp_path / f"{name}.npy" for name in given}, ANCHORS, list(INVARIANCES), labels=labels)
+    pd.testing.assert_frame_equal(tiled, whole, rtol=1e-9)
+    assert len(read) > 100
+    assert max(read) == len(ANCHORS)  # of which 7 rows are a tile's
+
+
+def test_threads_and_none_give_the_same_bits(monkeypatch):
+    given = spaces("abcd")
+    alone = align(given, ANCHORS, list(INVARIANCES))
+    monkeypatch.setattr("invariances.alignment.SMALL", 0)
+    monkeypatch.setattr("invariances.threads.cores", lambda: 3)
+    pd.testing.assert_frame_equal(align(given, ANCHORS, list(INVARIANCES)), alone, check_exact=True)
 
 
 def test_quadratic_metrics_say_on_how_many_samples(monkeypatch):

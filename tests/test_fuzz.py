@@ -28,8 +28,9 @@ from invariances import (
 )
 from invariances.alignment import COLUMNS, FOUND_COLUMNS
 from invariances.errors import SpaceError
+from invariances.files import StoredSpace
 from invariances.relative import relative
-from invariances.spaces import StoredSpace, read_space
+from invariances.spaces import read_space
 
 LIMIT = timedelta(seconds=10)  # for what takes a few hundredths of one, on a busy machine too
 

@@ -111,6 +111,20 @@ def test_what_starts_first_imports_nothing_heavy(module):
     assert not {"torch", "pandas", "transformers", "datasets", "matplotlib", "papermill"} & set(loaded)
 
 
+def test_discover_starts_without_what_it_does_not_use():
+    code = """
+import json, sys
+import numpy as np
+import invariances
+x, y = np.random.default_rng(0).normal(size=(2, 60, 4))
+invariances.discover([x, y], anchors=30)
+print(json.dumps(list(sys.modules)))
+"""
+    loaded = set(json.loads(_python(code)))
+    assert {"torch", "pandas"} <= loaded
+    assert not {"sklearn", "scipy", "seaborn", "matplotlib", "torchvision", "distributed"} & loaded
+
+
 def test_import_contract_holds():
     done = subprocess.run(
         [str(Path(sys.executable).with_name("lint-imports"))], cwd=ROOT, capture_output=True, text=True, check=False

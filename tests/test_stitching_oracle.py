@@ -12,8 +12,8 @@ from sklearn.metrics import f1_score
 from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
 
 import invariances
-from invariances import Affine, Codes, Product, Quality, Rows, Stitchable
-from invariances import transforms as transforms_module
+from invariances import INVARIANCES, Affine, Codes, Product, Quality, Rows, Stitchable
+from invariances.maps import factorise
 from invariances.stitching import weighted_f1
 
 K, N, OUTPUTS = 40, 90, 5
@@ -174,8 +174,7 @@ def test_an_affine_map_factorizes_every_source_once(monkeypatch):
         seen.append(x)
         return factorise(x)
 
-    factorise = transforms_module.factorise
-    monkeypatch.setattr(transforms_module, "factorise", counting)
+    monkeypatch.setitem(INVARIANCES, "affine", INVARIANCES["affine"]._replace(prepare=counting))
     invariances.stitch(models("affine"), ["affine"], ERROR)
     assert len(seen) == len(WIDTHS)
 

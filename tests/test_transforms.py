@@ -30,8 +30,8 @@ from invariances.maps import (
     translation_map,
 )
 from invariances.relative import SIMILARITIES, relative, scale, whitening
+from invariances.represent import INVARIANCES, invariance_named
 from invariances.transforms import (
-    INVARIANCES,
     OPERATIONS,
     Absolute,
     Affine,
@@ -42,7 +42,6 @@ from invariances.transforms import (
     Scale,
     Similarity,
     Translation,
-    transform_named,
 )
 
 RELATIVES = [
@@ -281,43 +280,29 @@ def test_fit_transform_is_fit_then_transform(transform):
 
 
 @each_transform
-def test_one_fitter_fits_any_target_as_fit_does_and_leaves_its_transform_unfitted(transform):
-    fresh = clone(transform)
-    onto = fresh.fitter(planted(40)[0])
+def test_what_is_prepared_of_a_source_serves_any_target_as_fit_does(transform):
+    source, _, samples = planted(40)
+    found = transform.invariance
+    prepared = found.prepare(torch.from_numpy(source))
     for seed, width in ((0, 8), (1, 5)):
-        source, _, samples = planted(40)
         target = np.random.default_rng(seed).normal(size=(40, width)) + source[:, :width]
-        fitted = onto(target)
-        alone = clone(transform).fit(source, target)
-        np.testing.assert_allclose(fitted.transform(samples), alone.transform(samples), rtol=1e-12, atol=1e-12)
-        assert type(fitted) is type(transform)
-        assert list(fitted.get_feature_names_out()) == list(alone.get_feature_names_out())
-    with pytest.raises(NotFittedError):
-        fresh.transform(planted(40)[2])
+        represent = found.fit(prepared, torch.from_numpy(target) if transform.fitted else None)
+        alone = clone(transform).fit(source, target).transform(samples)
+        np.testing.assert_allclose(represent(torch.from_numpy(samples)), alone, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("transform", FITTED, ids=str)
+@each_fitted
 def test_a_map_knows_the_pairs_of_anchors_and_not_their_order(transform):
     source, target, samples = planted(40)
     order = np.random.default_rng(1).permutation(40)
-    onto = clone(transform).fitter(source)
-    shuffled = clone(transform).fit(source[order], target)
-    np.testing.assert_allclose(onto(target[np.argsort(order)]).transform(samples), shuffled.transform(samples))
-    together = clone(transform).fit(source[order], target[order])
-    np.testing.assert_allclose(onto(target).transform(samples), together.transform(samples))
+    shuffled = clone(transform).fit(source[order], target).transform(samples)
+    other_side = clone(transform).fit(source, target[np.argsort(order)]).transform(samples)
+    np.testing.assert_allclose(other_side, shuffled)
+    together = clone(transform).fit(source[order], target[order]).transform(samples)
+    alone = clone(transform).fit(source, target).transform(samples)
+    np.testing.assert_allclose(alone, together)
     if not isinstance(transform, Translation):  # which knows the means alone
-        assert relative_change(onto(target).transform(samples), shuffled.transform(samples)) > 0.05
-
-
-def test_a_fitter_refuses_what_fit_refuses():
-    source, target, _ = planted(40)
-    with pytest.raises(SpaceError, match=r"^anchors: 1 row.s. hold only zeros"):
-        Affine().fitter(np.vstack([source[1:], 0 * source[:1]]))
-    onto = Affine().fitter(source)
-    with pytest.raises(SpaceError, match="40 anchors but 39 target_anchors"):
-        onto(target[1:])
-    with pytest.raises(SpaceError, match="maps one space onto another"):
-        onto(None)
+        assert relative_change(alone, shuffled) > 0.05
 
 
 @each_transform
@@ -343,35 +328,42 @@ def test_a_pipeline_may_end_in_a_fitted_map():
     assert pipeline.set_params(affine__penalty=2.0).get_params()["affine__penalty"] == 2.0
 
 
-def test_the_named_transforms():
-    assert {name: str(transform) for name, transform in INVARIANCES.items()} == {
-        "absolute": "Absolute()",
-        "scale": "Scale()",
-        "relative": "Relative()",
-        "affine": "Affine()",
-        "orthogonal": "Orthogonal()",
-        "relative-euclidean": "Relative(similarity='euclidean')",
-        "relative-l1": "Relative(similarity='l1')",
-        "relative-linf": "Relative(similarity='linf')",
-        "relative-geodesic": "Relative(similarity='geodesic')",
-        "relative-centered": "Relative(center=True)",
-        "relative-whitened": "Relative(whiten=True)",
-        "translation": "Translation()",
-        "isotropic-scale": "IsotropicScale()",
-        "orthogonal+translation": "Orthogonal(center=True)",
-        "similarity": "Similarity()",
-        "permutation": "Permutation()",
-    }
-    assert INVARIANCES["relative"].get_params() == {
-        "similarity": "cosine",
-        "center": False,
-        "whiten": False,
-        "shrink": 0.1,
-    }
-    assert INVARIANCES["affine"].penalty == "gcv"
-    assert transform_named("similarity") is INVARIANCES["similarity"]
+NAMED = {
+    "absolute": Absolute(),
+    "scale": Scale(),
+    "relative": Relative(),
+    "affine": Affine("gcv"),
+    "orthogonal": Orthogonal(),
+    "relative-euclidean": Relative("euclidean"),
+    "relative-l1": Relative("l1"),
+    "relative-linf": Relative("linf"),
+    "relative-geodesic": Relative("geodesic"),
+    "relative-centered": Relative(center=True),
+    "relative-whitened": Relative(whiten=True, shrink=0.1),
+    "translation": Translation(),
+    "isotropic-scale": IsotropicScale(),
+    "orthogonal+translation": Orthogonal(center=True),
+    "similarity": Similarity(),
+    "permutation": Permutation(),
+}
+
+
+def test_every_invariance_has_a_transform_that_does_the_same():
+    source, target, samples = planted(40)
+    assert list(INVARIANCES) == list(NAMED)
+    for name, transform in NAMED.items():
+        found = INVARIANCES[name]
+        given = torch.from_numpy(source) if found.anchored else None
+        represent = found.represent(given, torch.from_numpy(target) if found.fitted else None)
+        expected = fit(transform, source, target).transform(samples)
+        np.testing.assert_array_equal(represent(torch.from_numpy(samples)), expected, err_msg=name)
+        assert found.fitted == transform.fitted
+
+
+def test_an_invariance_is_looked_up_by_its_name():
+    assert invariance_named("similarity") is INVARIANCES["similarity"]
     with pytest.raises(SpaceError, match="unknown invariance 'rotation'; choose from absolute, scale, relative,"):
-        transform_named("rotation")
+        invariance_named("rotation")
 
 
 def tensors(*shapes, seed=0):
@@ -761,7 +753,7 @@ def test_a_planted_map_is_found(name, k):
     both = planted(k, d=8, n=100)
     x = np.vstack([both[0], both[2]])
     y = plant(name, x)
-    mapped = clone(transform_named(name)).fit(x[:k], y[:k]).transform(x[k:])
+    mapped = clone(NAMED[name]).fit(x[:k], y[:k]).transform(x[k:])
     np.testing.assert_allclose(mapped, y[k:], atol=1e-9)
 
 
@@ -778,7 +770,7 @@ def test_a_class_reaches_what_it_contains_and_nothing_else(name, planted_class):
     }[name]
     x = planted(40)[0]
     y = plant(planted_class, x)
-    error = relative_change(y, clone(transform_named(name)).fit(x, y).transform(x))
+    error = relative_change(y, clone(NAMED[name]).fit(x, y).transform(x))
     assert error < 1e-9 if planted_class in contains else error > 0.05
 
 
@@ -979,17 +971,17 @@ def test_loo_is_not_misled_by_an_anchor_alone_in_its_direction():
 # Names of features -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", INVARIANCES)
+@pytest.mark.parametrize("name", NAMED)
 def test_the_features_of_the_output_have_names(name):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 6)), rng.normal(size=(30, 4 if name == "affine" else 6))
-    transform = clone(INVARIANCES[name]).set_output(transform="pandas").fit(x[:20], y[:20])
+    transform = clone(NAMED[name]).set_output(transform="pandas").fit(x[:20], y[:20])
     out = transform.transform(x)
     width = 20 if name.startswith("relative") else y.shape[1]
     assert out.shape == (30, width)
     assert list(out.columns) == list(transform.get_feature_names_out())
     assert len(set(out.columns)) == width
-    plain = clone(INVARIANCES[name]).fit(x[:20], y[:20]).transform(x)
+    plain = clone(NAMED[name]).fit(x[:20], y[:20]).transform(x)
     np.testing.assert_array_equal(out.to_numpy(), plain)
 
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from invariances.prediction import rank_prediction
     from invariances.product import Product
     from invariances.report import Report, Verdict
+    from invariances.represent import INVARIANCES, Invariance
     from invariances.rows import Rows
     from invariances.stitching import Codes, Quality, Stitchable, stitch
     from invariances.transforms import (
-        INVARIANCES,
         Absolute,
         Affine,
         IsotropicScale,
@@ -45,10 +45,10 @@ _NAMES = {
     "prediction": ("rank_prediction",),
     "product": ("Product",),
     "report": ("Report", "Verdict"),
+    "represent": ("INVARIANCES", "Invariance"),
     "rows": ("Rows",),
     "stitching": ("Codes", "Quality", "Stitchable", "stitch"),
     "transforms": (
-        "INVARIANCES",
         "Absolute",
         "Affine",
         "IsotropicScale",
@@ -69,6 +69,7 @@ __all__ = [
     "Affine",
     "Codes",
     "Interval",
+    "Invariance",
     "InvariancesError",
     "IsotropicScale",
     "Ladder",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from itertools import chain, combinations, permutations
@@ -13,18 +13,18 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import clone
 
 from invariances.errors import SpaceError
-from invariances.maps import affine_map, factorise
 from invariances.metrics.nulls import PERMUTATIONS
 from invariances.metrics.retrieval import GALLERY
 from invariances.metrics.score import SUBSAMPLE, Metric, Score
 from invariances.metrics.table import check_permutations, metric_named
+from invariances.represent import Invariance, Representation, absolute, invariance_named
 from invariances.rows import Rows, Spread, of_row, row_columns
 from invariances.spaces import (
     Spaces,
     Subset,
+    all_finite,
     anchor_ids,
     check_values,
     check_whole,
@@ -35,7 +35,6 @@ from invariances.spaces import (
     shown,
 )
 from invariances.threads import SMALL, in_threads
-from invariances.transforms import Affine, Relative, Transform, transform_named
 
 __all__ = ["COLUMNS", "FOUND_COLUMNS", "align"]
 
@@ -62,7 +61,7 @@ COPY = "the same model"
 def align(
     spaces: Spaces | Rows,
     anchors: int | Sequence[int] | np.ndarray | Mapping[str, Any] | None = None,
-    invariances: Sequence[str] | Mapping[str, Transform] = ("absolute", "scale", "relative", "affine"),
+    invariances: Sequence[str] | Mapping[str, Any] = ("absolute", "scale", "relative", "affine"),
     metrics: Sequence[str] = ("cosine",),
     labels: Sequence | np.ndarray | Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -80,8 +79,8 @@ def align(
         Rows that transforms are fitted on; they are left out of the score. A count draws them by
         `seed`. Needed by every invariance but "absolute" and "scale". For `Rows`, perhaps a mapping from their names.
     invariances : sequence of str, or mapping from names to transforms
-        Names in `invariances.transforms.INVARIANCES`, or transforms of your own under names of
-        your own, e.g. ``{"l1": Relative("l1", center=True)}``.
+        Names in `invariances.INVARIANCES`, or transforms of your own (`invariances.transforms.Transform`, or an
+        `Invariance`) under names of your own, e.g. ``{"l1": Relative("l1", center=True)}``.
     metrics : sequence of str
         Names in `invariances.METRICS`.
     labels : sequence of length n, optional
@@ -119,11 +118,11 @@ def align(
     >>> table.set_index("invariance").score.round(2).to_dict()  # doctest: +SKIP
     {'absolute': 0.07, 'relative': 1.0}
     """
-    transforms = _transforms(invariances)
+    chosen_invariances = _invariances(invariances)
     chosen = [metric_named(name) for name in _names(metrics, "metrics")]
     check_permutations(permutations)
     check_whole(seed, "seed")
-    options = _Options(transforms, chosen, seed, permutations)
+    options = _Options(chosen_invariances, chosen, seed, permutations)
     if not isinstance(spaces, Rows):
         return _align(spaces, anchors, labels, options)
     threads = 1 if workers else None
@@ -133,7 +132,7 @@ def align(
 
 
 class _Options(NamedTuple):
-    transforms: Mapping[str, Transform]
+    invariances: Mapping[str, Invariance]
     metrics: Sequence[Metric]
     seed: int
     permutations: int
@@ -151,10 +150,10 @@ def _of_row(key: Any, spaces: Rows, anchors: Any, labels: Any, options: _Options
 def _align(spaces: Spaces, anchors: Any, labels: Any, options: _Options, threads: int | None = None) -> pd.DataFrame:
     data = _read(spaces, anchors, labels, options, threads)
     rows: list[dict] = []
-    for name, transform in options.transforms.items():
-        pairs = _fitted_pairs if transform.fitted else _intrinsic_pairs
+    for name, invariance in options.invariances.items():
+        pairs = _fitted_pairs if invariance.fitted else _intrinsic_pairs
         with _naming(name):
-            for a, b, metric, score, note in pairs(transform, options.metrics, data):
+            for a, b, metric, score, note in pairs(invariance, options.metrics, data):
                 key = {"model_a": a, "model_b": b, "invariance": name, "metric": metric.name}
                 sizes = {"n_samples": data.n, "n_anchors": data.n_anchors}
                 found = {"gallery": min(data.n, GALLERY), "k": metric.k} if metric.ordered else {}
@@ -197,7 +196,7 @@ def _read(spaces: Spaces, anchors: Any, labels: Any, options: _Options, threads:
     opened = open_spaces(spaces)
     n = len(next(iter(opened.values())))
     classes = class_codes(labels, n)
-    ids = _anchors_for(options.transforms, anchors, n, options.seed)
+    ids = _anchors_for(options.invariances, anchors, n, options.seed)
     scored = np.setdiff1d(np.arange(n), ids)
     widest = reduce(torch.promote_types, (space[:1].dtype for space in opened.values()), torch.float32)
     samples = {name: Subset(space, scored, widest) for name, space in opened.items()}
@@ -232,17 +231,22 @@ def _names(given: Sequence[str], what: str) -> Sequence[str]:
     return given
 
 
-def _transforms(invariances: Sequence[str] | Mapping[str, Transform]) -> dict[str, Transform]:
-    if isinstance(invariances, Mapping) and invariances:
-        for name, transform in invariances.items():
-            if not isinstance(transform, Transform):
-                raise SpaceError(f"invariance {name!r} is a {type(transform).__name__}; give a transform, e.g. Scale()")
-        return dict(invariances)
-    return {name: transform_named(name) for name in _names(invariances, "invariances")}
+def _invariances(given: Sequence[str] | Mapping[str, Any]) -> dict[str, Invariance]:
+    if isinstance(given, Mapping) and given:
+        return {name: _own_invariance(name, own) for name, own in given.items()}
+    return {name: invariance_named(name) for name in _names(given, "invariances")}
 
 
-def _anchors_for(transforms: Mapping[str, Transform], anchors: object, n: int, seed: int) -> np.ndarray:
-    needing = [name for name, transform in transforms.items() if transform.fitted or isinstance(transform, Relative)]
+def _own_invariance(name: str, given: object) -> Invariance:
+    """What was given, or what a scikit-learn transform of ours does."""
+    found = given if isinstance(given, (Invariance, type)) else getattr(given, "invariance", None)
+    if not isinstance(found, Invariance):
+        raise SpaceError(f"invariance {name!r} is a {type(given).__name__}; give a transform, e.g. Scale()")
+    return found
+
+
+def _anchors_for(invariances: Mapping[str, Invariance], anchors: object, n: int, seed: int) -> np.ndarray:
+    needing = [name for name, invariance in invariances.items() if invariance.anchored]
     if anchors is not None:
         return anchor_ids(anchors, n, seed)
     if needing:
@@ -254,15 +258,15 @@ class _Side(NamedTuple):
     """How a space stands on one side of a comparison."""
 
     name: str
-    represent: Callable[[torch.Tensor], torch.Tensor]
+    represent: Representation
     centre: torch.Tensor | None
     """The mean of its anchors, for metrics that centre by it; None where there are none."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """What rows of the space are represented by, shape (n, m)."""
-        represented = self.represent(x)
-        if not represented.isfinite().all():
-            with _naming(self.name):
+        with _naming(self.name):
+            represented = self.represent(x)
+            if not all_finite(represented):
                 raise SpaceError(
                     f"what it is mapped to is too large for {represented.dtype}; rescale the spaces, or give float64"
                 )
@@ -277,13 +281,13 @@ class _Side(NamedTuple):
 _Found: TypeAlias = tuple[str, str, Metric, Score, str]
 
 
-def _intrinsic_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) -> Iterator[_Found]:
+def _intrinsic_pairs(invariance: Invariance, metrics: Sequence[Metric], data: _Data) -> Iterator[_Found]:
     """Each space is transformed and prepared once; a pair then costs one comparison."""
     sides = {}
-    for name, space in data.samples.items():
+    for name in data.samples:
         with _naming(name):
             anchors = data.anchors.get(name)
-            sides[name] = _side(name, _fitted(transform, space[:] if anchors is None else anchors), anchors, metrics)
+            sides[name] = _side(name, invariance.represent(anchors), anchors, metrics)
     whole: dict[tuple[str, int], Any] = {}
     scores: list[Any] = [0.0] * len(metrics)
     for rows in data.tiles:
@@ -304,9 +308,10 @@ def _intrinsic_pairs(transform: Transform, metrics: Sequence[Metric], data: _Dat
                 del whole[name, i]
 
 
-def _fitted_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) -> Iterator[_Found]:
+def _fitted_pairs(invariance: Invariance, metrics: Sequence[Metric], data: _Data) -> Iterator[_Found]:
     """One factorisation per source serves all targets; each target is prepared once."""
-    targets = {name: _side(name, _as_it_is, data.anchors[name], metrics) for name in data.samples}
+    as_it_is = absolute.represent(None)
+    targets = {name: _side(name, as_it_is, data.anchors[name], metrics) for name in data.samples}
     prepared: dict[tuple[str, int], Any] = {}
     for rows in data.tiles:
         for name, side in targets.items():
@@ -314,7 +319,7 @@ def _fitted_pairs(transform: Transform, metrics: Sequence[Metric], data: _Data) 
             for i, metric in enumerate(metrics):
                 state = side.prepare(metric, tile, data.classes_of(rows))
                 prepared[name, i] = _merged(metric, prepared.pop((name, i), None), state)
-    unit = partial(_onto_others, targets=targets, prepared=prepared, transform=transform, metrics=metrics, data=data)
+    unit = partial(_onto_others, targets=targets, prepared=prepared, invariance=invariance, metrics=metrics, data=data)
     return chain.from_iterable(in_threads(unit, list(targets), data.threads))
 
 
@@ -322,12 +327,12 @@ def _onto_others(
     a: str,
     targets: Mapping[str, _Side],
     prepared: Mapping[tuple[str, int], Any],
-    transform: Transform,
+    invariance: Invariance,
     metrics: Sequence[Metric],
     data: _Data,
 ) -> list[_Found]:
     """One space mapped onto each of the others."""
-    images = _images(a, transform, metrics, data)
+    images = _images(a, invariance, metrics, data)
     whole: dict[tuple[str, int], Any] = {}
     scores, found = Counter(), []
     for rows in data.tiles:
@@ -335,8 +340,7 @@ def _onto_others(
         for b, side in images.items():
             mapped = side(x)
             tile = targets[b](data.samples[b][rows]) if len(data.tiles) > 1 else None
-            # every class of maps but the affine one is defined between unequal widths by padding
-            padded = not isinstance(transform, Affine) and x.shape[1] != data.samples[b].shape[1]
+            padded = invariance.padded and x.shape[1] != data.samples[b].shape[1]
             for i, metric in enumerate(metrics):
                 state = side.prepare(metric, mapped, classes)
                 target = prepared[b, i] if tile is None else targets[b].prepare(metric, tile, classes)
@@ -348,17 +352,15 @@ def _onto_others(
     return found
 
 
-def _images(a: str, transform: Transform, metrics: Sequence[Metric], data: _Data) -> dict[str, _Side]:
+def _images(a: str, invariance: Invariance, metrics: Sequence[Metric], data: _Data) -> dict[str, _Side]:
     """The maps of one space onto each of the others."""
     anchors = data.anchors[a]
-    source = factorise(anchors) if isinstance(transform, Affine) else anchors
-    images = {}
-    for b, target in data.anchors.items():
-        if a != b:
-            affine = isinstance(transform, Affine)
-            carry = affine_map(source, target, transform.penalty) if affine else _fitted(transform, anchors, target)
-            images[b] = _side(f"{a} mapped onto {b}", carry, anchors, metrics)
-    return images
+    source = invariance.prepare(anchors)
+    return {
+        b: _side(f"{a} mapped onto {b}", invariance.fit(source, target), anchors, metrics)
+        for b, target in data.anchors.items()
+        if a != b
+    }
 
 
 def _merged(metric: Metric, whole: Any, tile: Any) -> Any:
@@ -366,18 +368,9 @@ def _merged(metric: Metric, whole: Any, tile: Any) -> Any:
     return tile if whole is None or metric.merge is None else metric.merge(whole, tile)
 
 
-def _as_it_is(x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
-def _fitted(transform: Transform, *anchors: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    fresh: Any = clone(transform)
-    return fresh.fit(*anchors).transform
-
-
 def _side(
     name: str,
-    represent: Callable[[torch.Tensor], torch.Tensor],
+    represent: Representation,
     anchors: torch.Tensor | None,
     metrics: Sequence[Metric],
 ) -> _Side:

@@ -6,10 +6,9 @@ import math
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from invariances.errors import SpaceError
-from invariances.spaces import is_number
+from invariances.spaces import all_finite, is_number
 
 __all__ = [
     "Factor",
@@ -43,8 +42,19 @@ class Map(NamedTuple):
     """The ridge penalty that was used; 0 for every other map."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Carry the rows of `x`, shape (n, d), into the target space."""
-        return x @ self.weight.T.to(x) + self.bias.to(x)
+        """Carry the rows of `x`, shape (n, d), into the target space.
+
+        Raises
+        ------
+        SpaceError
+            If the result leaves the range of its type.
+        """
+        mapped = x @ self.weight.T.to(x) + self.bias.to(x)
+        if not all_finite(mapped):
+            raise SpaceError(
+                f"what it is mapped to is too large for {mapped.dtype}; rescale the spaces, or give float64"
+            )
+        return mapped
 
 
 class Factor(NamedTuple):
@@ -281,6 +291,8 @@ def permutation_map(source: torch.Tensor, target: torch.Tensor) -> Map:
     source : tensor of shape (k, d)
     target : tensor of shape (k, m)
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and seldom needed
+
     source, target = source.double(), target.double()
     gain = target.detach().T @ source.detach()
     rows, columns = linear_sum_assignment(gain.cpu().numpy(), maximize=True)

@@ -10,7 +10,6 @@ from torch import nn
 from invariances.errors import SpaceError
 from invariances.relative import SIMILARITIES, relative
 from invariances.spaces import check_whole
-from invariances.transforms import Relative
 
 __all__ = ["AGGREGATIONS", "LAYER_NORM_EPS", "Product", "check_product"]
 
@@ -96,6 +95,8 @@ class Product(nn.Module):
         Euclidean distances is invariant to rotation but not to translation; one of Euclidean
         distances alone to both; with L1 or L-infinity it is invariant to neither rotation.
         """
+        from invariances.transforms import Relative  # which brings scikit-learn, too slow to import for nothing
+
         shared = frozenset.intersection(*(Relative(name).invariant_to for name in self.similarities))
         return shared | {"isotropic-scale"}
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from invariances.errors import SpaceError
 from invariances.spaces import is_number, unit_factor
 
-__all__ = ["SIMILARITIES", "Similarities", "Whitening", "relative", "scale", "whitening"]
+__all__ = ["SIMILARITIES", "Profile", "Similarities", "Whitening", "profile", "relative", "scale", "whitening"]
 
 
 Similarities: TypeAlias = "Literal['cosine', 'euclidean', 'l1', 'linf', 'geodesic']"
@@ -139,6 +139,50 @@ def whitening(anchors: torch.Tensor, whiten: bool = True, shrink: float = 0.1) -
     covariance = centred.T @ centred / len(anchors)
     even = covariance.trace() / len(covariance) * torch.eye(len(covariance)).to(covariance)
     return Whitening(mean, _InverseRoot.apply((1 - shrink) * covariance + shrink * even))
+
+
+class Profile(NamedTuple):
+    """Represents samples by their similarities to anchors."""
+
+    anchors: torch.Tensor
+    """Shape (k, d), centred and whitened as the samples will be."""
+    whitening: Whitening | None
+    similarity: Similarities
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Compare the rows of `x`, shape (n, d), with the anchors, which gives shape (n, k)."""
+        moved = x if self.whitening is None else self.whitening(x)
+        return relative(moved, self.anchors.to(moved), self.similarity)
+
+
+def profile(
+    anchors: torch.Tensor,
+    similarity: Similarities = "cosine",
+    center: bool = False,
+    whiten: bool = False,
+    shrink: float = 0.1,
+) -> Profile:
+    """Prepare relative representations by these anchors (paper, rotation invariance).
+
+    Parameters
+    ----------
+    anchors : tensor of shape (k, d)
+    similarity : str
+        As for `relative`.
+    center, whiten : bool
+        Whether the anchors' mean is taken off first, and their covariance taken out, which centres too.
+    shrink : float
+        See `whitening`.
+
+    Raises
+    ------
+    SpaceError
+        If the similarity is unknown, or as `whitening`.
+    """
+    found = whitening(anchors, whiten, shrink) if center or whiten else None
+    moved = anchors if found is None else found(anchors)
+    relative(moved[:1], moved[:1], similarity)  # an unknown one is named now
+    return Profile(moved, found, similarity)
 
 
 class _InverseRoot(torch.autograd.Function):

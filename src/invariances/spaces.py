@@ -7,7 +7,6 @@ named once, in one sentence, before any computation starts.
 from __future__ import annotations
 
 import functools
-import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
@@ -16,17 +15,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-import safetensors
 import torch
 
 from invariances.errors import SpaceError
+from invariances.files import StoredSpace, to_tensor
 
 __all__ = [
     "CHUNK_BYTES",
     "OpenSpace",
     "Space",
     "Spaces",
-    "StoredSpace",
     "Subset",
     "all_finite",
     "anchor_ids",
@@ -51,8 +49,6 @@ OpenSpace: TypeAlias = "torch.Tensor | StoredSpace"
 Spaces: TypeAlias = "Mapping[str, Space] | Sequence[Space]"
 CHUNK_BYTES = 32 * 2**20
 """Memory that one chunk of rows may take where a matrix is gone through in chunks."""
-_LARGEST_HEADER = 2**16
-"""Bytes that the header of an .npy file may have; that of a matrix has about 100."""
 _SMALLEST_MAGNITUDE, _LARGEST_MAGNITUDE = 2.0**-100, 2.0**100  # about 1e-30 and 1e30
 """Where the largest magnitude of a space must lie: products of four of its values are then far from
 the ends of float64, and the space itself from those of float32."""
@@ -60,83 +56,6 @@ _SINGLE_PRECISION_RANGE = 2.0**20
 """Largest magnitude, and one over the smallest, of a float32 space that is not widened to float64."""
 _SMALLEST_ROW = {torch.float32: 2.0**-60, torch.float64: 2.0**-400}
 """Largest magnitude of a row below which its square vanishes: float32 is widened, float64 refused."""
-
-
-class StoredSpace:
-    """A matrix in a `.npy` or `.safetensors` file, of which only the rows asked for are read.
-
-    Every access maps the file anew and copies the rows, so that no page stays in memory.
-
-    Parameters
-    ----------
-    path : Path
-    name : str
-        What to call the space in an error message.
-
-    Raises
-    ------
-    SpaceError
-        If the file is missing, damaged, truncated, of another kind, or holds more than one matrix.
-    """
-
-    def __init__(self, path: Path, name: str = "space") -> None:
-        self.path, self.name = path, name
-        if not _is_file(path):
-            raise SpaceError(f"{name}: there is no file {path}; give the path of an .npy or .safetensors file")
-        if path.suffix not in (".npy", ".safetensors"):
-            raise SpaceError(
-                f"{name}: {path} is not read, since only .npy and .safetensors are safe to load; convert it"
-            )
-        self.shape, self.dtype = self._reading(lambda x: (tuple(x.shape), x.dtype))
-        self._least = torch.float32
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> torch.Tensor:
-        part = self._reading(lambda x: _to_tensor(x[rows]) if isinstance(x, np.ndarray) else x[rows].clone())
-        return part.to(torch.promote_types(part.dtype, self._least))
-
-    def double(self) -> StoredSpace:
-        """Give rows in float64 from now on, as a tensor's method of that name does."""
-        self._least = torch.float64
-        return self
-
-    def _reading(self, use: Callable[[Any], Any]) -> Any:
-        try:
-            if self.path.suffix == ".npy":
-                return use(self._map_npy())
-            with safetensors.safe_open(self.path, framework="pt") as file:
-                names = list(file.keys())
-                if len(names) != 1:
-                    raise SpaceError(
-                        f"{self.name}: {self.path} holds {len(names)} tensors; give a file with one matrix"
-                    )
-                return use(file.get_tensor(names[0]))
-        except SpaceError:
-            raise
-        except Exception as error:  # numpy and safetensors raise many kinds for damaged files
-            # their first sentence: what follows advises to load pickles
-            reason = textwrap.shorten(re.split(r"\.\s", str(error))[0].rstrip("."), 100, placeholder=" ...")
-            raise SpaceError(
-                f"{self.name}: {self.path} is damaged, truncated or not a plain matrix ({reason}); save it again"
-            ) from error
-
-    def _map_npy(self) -> np.memmap:
-        with self.path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            header = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-        if header > _LARGEST_HEADER:  # numpy would make room for all that it claims
-            raise ValueError(f"its header claims {header} bytes")
-        # not np.load, which also opens archives and, if told to, pickles
-        with np.errstate(over="ignore"):  # of a size that cannot be, which is an error all the same
-            array = np.lib.format.open_memmap(self.path, mode="r")
-        surplus = self.path.stat().st_size - array.offset - array.nbytes
-        if surplus:
-            raise SpaceError(
-                f"{self.name}: {self.path} holds {surplus} bytes more than its header says; save one matrix in it"
-            )
-        return array
 
 
 class Subset:
@@ -159,13 +78,6 @@ class Subset:
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
         return self.space[self.ids[rows]].to(self.dtype)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long, a folder that may not be entered
-        return False
 
 
 def read_space(source: Space, name: str = "space") -> torch.Tensor:
@@ -228,7 +140,7 @@ def as_tensor(source: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
         return source.to(torch.promote_types(source.dtype, torch.float32))
     if isinstance(source, np.ndarray) and not isinstance(source, np.ma.MaskedArray):
         _check_dtype(source.dtype, name)
-        return _to_tensor(source)
+        return to_tensor(source)
     way = next((f", here x.{method}()" for method in ("to_numpy", "toarray") if hasattr(source, method)), "")
     raise SpaceError(
         f"{name} is a {type(source).__name__}; give a numpy array, a torch tensor, or the path of an .npy file{way}"
@@ -251,15 +163,6 @@ def chunks(n: int, row_bytes: int) -> Iterator[slice]:
     """Slices that go through `n` rows, each of at most `CHUNK_BYTES`."""
     step = max(1, CHUNK_BYTES // max(1, row_bytes))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def _to_tensor(array: np.ndarray) -> torch.Tensor:
-    """A floating-point array as a tensor of its own, float32 or float64.
-
-    It is copied to the native layout, since torch knows neither other byte orders, negative
-    strides nor long doubles.
-    """
-    return torch.from_numpy(np.array(array, dtype="f4" if array.dtype.itemsize <= 4 else "f8", order="C"))
 
 
 def unit_factor(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:

@@ -21,14 +21,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import clone
 
 from invariances.errors import SpaceError
 from invariances.product import Product
+from invariances.represent import INVARIANCES, invariance_named
 from invariances.rows import Rows, Spread, of_row, row_columns
-from invariances.spaces import all_finite, check_whole, shown
+from invariances.spaces import all_finite, as_tensor, check_whole, read_space, shown
 from invariances.threads import in_threads
-from invariances.transforms import INVARIANCES, transform_named
 
 __all__ = ["COLUMNS", "Codes", "Quality", "Stitchable", "connect", "mean_squared_error", "stitch", "weighted_f1"]
 
@@ -140,7 +139,7 @@ def stitch(
         anchors. A model without a head is an untrained encoder: the control of that name. Keys of `Rows` are
         (row, invariance), since heads differ by what they read; a row without one of the invariances is left out there.
     invariances : sequence of str
-        Names in `invariances.transforms.INVARIANCES`, or "product".
+        Names in `invariances.INVARIANCES`, or "product".
     quality : "f1", "mse" or Quality
         How outputs are measured. For `Rows`, perhaps a mapping from their names.
     seed : int
@@ -306,7 +305,7 @@ def _connections(heads: Mapping[str, Stitchable], untrained: Sequence[str], inva
 
 
 def _is_fitted(invariance: str) -> bool:
-    return invariance != PRODUCT and transform_named(invariance).fitted
+    return invariance != PRODUCT and invariance_named(invariance).fitted
 
 
 def _offered(codes: Codes, invariance: str, heads: Sequence[Stitchable], order: np.ndarray) -> Offered:
@@ -316,18 +315,18 @@ def _offered(codes: Codes, invariance: str, heads: Sequence[Stitchable], order: 
     """
     if invariance == PRODUCT:
         return _offered_to_products(codes, heads, order)
-    transform = transform_named(invariance)
-    if not transform.fitted:
-        fresh: Any = clone(transform)
-        projected = fresh.fit(codes.anchors).transform(codes.samples)
+    found = invariance_named(invariance)
+    source, samples = found.prepare(read_space(codes.anchors, "anchors")), as_tensor(codes.samples, "samples")
+    if not found.fitted:
+        projected = found.fit(source, None)(samples)
         return lambda head, control: (projected[:, order] if control == SHUFFLED else projected,)
-    onto, back = transform.fitter(codes.anchors), np.argsort(order)
+    back = np.argsort(order)
 
     def carried(head: Stitchable, control: str) -> tuple[Any, ...]:
         if control == UNSTITCHED:  # a map is left out, as it was in training
             return (codes.samples,)
         anchors = head.codes.anchors[back] if control == SHUFFLED else head.codes.anchors
-        return (onto(anchors).transform(codes.samples),)
+        return (found.fit(source, read_space(anchors, "target_anchors"))(samples),)
 
     return carried
 

@@ -7,42 +7,39 @@ Two kinds share scikit-learn's interface (``fit``, ``transform``, ``get_params``
   `Orthogonal`, `Similarity`, `Affine`, `Permutation`.
 
 Each takes numpy arrays or torch tensors and gives back the kind it got. The arithmetic stands in
-pure, differentiable torch functions (`invariances.relative`, `invariances.maps`), since
-relative heads are trained through it; a fitted transform lets gradients through to its samples, not
-to its anchors. `invariant_to` declares what each transform's output does not depend on, in the words
-of `OPERATIONS`; the tests hold every declaration in both directions.
+pure, differentiable torch functions (`invariances.relative`, `invariances.maps`, by name in
+`invariances.represent`), since relative heads are trained through it; a fitted transform lets gradients
+through to its samples, not to its anchors. `invariant_to` declares what each transform's output does not
+depend on, in the words of `OPERATIONS`; the tests hold every declaration in both directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from functools import partial
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from invariances.errors import SpaceError
 from invariances.maps import (
-    Factor,
     Map,
     Penalty,
-    affine_map,
-    factorise,
     isotropic_scale_map,
     orthogonal_map,
     permutation_map,
     similarity_map,
     translation_map,
 )
-from invariances.relative import Similarities, relative, scale, whitening
+from invariances.relative import Similarities
+from invariances.represent import Invariance, absolute, affine, by_map, relative_to_anchors, unit_norm
 from invariances.spaces import all_finite, as_tensor, read_space
 
 __all__ = [
     "Absolute",
     "Affine",
-    "INVARIANCES",
     "IsotropicScale",
     "OPERATIONS",
     "Orthogonal",
@@ -52,7 +49,6 @@ __all__ = [
     "Similarity",
     "Transform",
     "Translation",
-    "transform_named",
 ]
 
 
@@ -64,22 +60,20 @@ invariant to an operation if its output stays the same when the operation is app
 samples alike (of the source, for a fitted map)."""
 
 
-class _Source(NamedTuple):
-    """A source's anchors, and what a transform computed of them for all targets."""
-
-    anchors: torch.Tensor
-    prepared: Any
-
-
 class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Reads and checks the input, keeps its kind and dtype; subclasses do the arithmetic."""
+    """Reads and checks the input, keeps its kind and dtype; `invariance` does the arithmetic."""
 
     invariant_to: ClassVar[frozenset[str]] = frozenset()
     """Which of `OPERATIONS` leave the output as it is."""
     fitted: ClassVar[bool] = False
     """Whether ``fit`` needs the target's anchors too."""
 
-    def fit(self, anchors: _Matrix | _Source, target_anchors: _Matrix | None = None) -> Transform:
+    @property
+    def invariance(self) -> Invariance:
+        """The same in torch, as `align` and `stitch` use it."""
+        raise NotImplementedError  # every subclass defines it
+
+    def fit(self, anchors: _Matrix, target_anchors: _Matrix | None = None) -> Transform:
         """Learn from anchors.
 
         Parameters
@@ -94,53 +88,20 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         SpaceError
             If a matrix is unusable, or the two do not hold the same number of anchors.
         """
-        source = anchors if isinstance(anchors, _Source) else self._source(anchors)
-        targets = None
+        source, target = read_space(anchors, "anchors"), None
         if self.fitted:
             if target_anchors is None:
                 raise SpaceError(f"{type(self).__name__} maps one space onto another; give target_anchors to fit")
-            targets = read_space(target_anchors, "target_anchors")
-            if len(source.anchors) != len(targets):
+            target = read_space(target_anchors, "target_anchors")
+            if len(source) != len(target):
                 raise SpaceError(
-                    f"{len(source.anchors)} anchors but {len(targets)} target_anchors; "
-                    "give the same samples in the same order"
+                    f"{len(source)} anchors but {len(target)} target_anchors; give the same samples in the same order"
                 )
-        self.n_features_in_ = source.anchors.shape[1]
-        self._fit(source.prepared, targets)
+        self.n_features_in_ = source.shape[1]
+        self.represent_ = self.invariance.represent(source, target)
         # the width of the output, which names its features (scikit-learn's get_feature_names_out)
-        self._n_features_out = self._apply(source.anchors[:1]).shape[1]
+        self._n_features_out = self.represent_(source[:1]).shape[1]
         return self
-
-    def fitter(self, anchors: _Matrix) -> Callable[[_Matrix], Transform]:
-        """Prepare to fit maps of one source onto many targets: what hangs on the source alone is computed once.
-
-        Parameters
-        ----------
-        anchors : array or tensor of shape (k, d)
-            The anchors' embeddings in the source space.
-
-        Returns
-        -------
-        callable
-            Maps target anchors, of shape (k, m), to a transform of its own, as ``fit`` of both would leave it. This
-            one stays unfitted. It may be called on several threads at once.
-
-        Raises
-        ------
-        SpaceError
-            If the matrix is unusable; the callable raises what ``fit`` does.
-        """
-        source = self._source(anchors)
-
-        def onto(target_anchors: _Matrix) -> Transform:
-            fresh: Any = clone(self)
-            return fresh.fit(source, target_anchors)
-
-        return onto
-
-    def _source(self, anchors: _Matrix) -> _Source:
-        read = read_space(anchors, "anchors")
-        return _Source(read, self._prepared(read))
 
     def transform(self, x: _Matrix) -> _Matrix:
         """Transform samples.
@@ -163,7 +124,7 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             Before ``fit``.
         """
         check_is_fitted(self, "n_features_in_")
-        out = self._apply(self._read_samples(x))
+        out = self.represent_(self._read_samples(x))
         return out if isinstance(x, torch.Tensor) else out.numpy()
 
     def _read_samples(self, x: _Matrix) -> torch.Tensor:
@@ -177,21 +138,14 @@ class Transform(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             raise SpaceError("x holds NaN or infinity; repair or drop these samples")
         return tensor
 
-    def _prepared(self, anchors: torch.Tensor) -> Any:
-        """What `_fit` needs of the source, whatever the target: its anchors, unless a subclass knows better."""
-        return anchors
-
-    def _fit(self, anchors: Any, targets: Any) -> None: ...
-
-    def _apply(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError  # every subclass defines it
-
 
 class Absolute(Transform):
     """The space as it is: no invariance (the tables' "Raw")."""
 
-    def _apply(self, x: torch.Tensor) -> torch.Tensor:
-        return x
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return absolute
 
 
 class Scale(Transform):
@@ -199,8 +153,10 @@ class Scale(Transform):
 
     invariant_to = frozenset({"isotropic-scale", "sample-scale"})
 
-    def _apply(self, x: torch.Tensor) -> torch.Tensor:
-        return scale(x)
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return unit_norm
 
 
 class Relative(Transform):
@@ -269,27 +225,20 @@ class Relative(Transform):
             invariant.add("sample-scale")
         return frozenset(invariant)
 
-    def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None:
-        self.whitening_ = whitening(anchors, self.whiten, self.shrink) if self.center or self.whiten else None
-        self.anchors_ = self._moved(anchors)
-        relative(self.anchors_[:1], self.anchors_[:1], self.similarity)  # an unknown one is named now
-
-    def _moved(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.whitening_ is None else self.whitening_(x)
-
-    def _apply(self, x: torch.Tensor) -> torch.Tensor:
-        return relative(self._moved(x), self.anchors_.to(x), self.similarity)
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return relative_to_anchors(self.similarity, self.center, self.whiten, self.shrink)
 
 
 class _Fitted(Transform):
     fitted = True
-    map_: Map
 
-    def _apply(self, x: torch.Tensor) -> torch.Tensor:
-        mapped = self.map_(x)
-        if not all_finite(mapped):
-            raise SpaceError(f"the transformed samples leave the range of {mapped.dtype}; rescale the spaces")
-        return mapped
+    @property
+    def map_(self) -> Map:
+        """The fitted map."""
+        check_is_fitted(self, "represent_")
+        return self.represent_
 
 
 class Translation(_Fitted):
@@ -297,8 +246,10 @@ class Translation(_Fitted):
 
     invariant_to = frozenset({"translation"})
 
-    def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None:
-        self.map_ = translation_map(anchors, targets)
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return by_map(translation_map)
 
 
 class IsotropicScale(_Fitted):
@@ -306,8 +257,10 @@ class IsotropicScale(_Fitted):
 
     invariant_to = frozenset({"isotropic-scale"})
 
-    def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None:
-        self.map_ = isotropic_scale_map(anchors, targets)
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return by_map(isotropic_scale_map)
 
 
 class Orthogonal(_Fitted):
@@ -329,8 +282,10 @@ class Orthogonal(_Fitted):
         """What the output does not depend on; translation only when centred."""
         return frozenset({"permutation", "sign-flip", "orthogonal"} | ({"translation"} if self.center else set()))
 
-    def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None:
-        self.map_ = orthogonal_map(anchors, targets, self.center)
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return by_map(partial(orthogonal_map, center=self.center))
 
 
 class Similarity(_Fitted):
@@ -341,8 +296,10 @@ class Similarity(_Fitted):
 
     invariant_to = frozenset({"isotropic-scale", "translation", "permutation", "sign-flip", "orthogonal"})
 
-    def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None:
-        self.map_ = similarity_map(anchors, targets)
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return by_map(similarity_map)
 
 
 class Affine(_Fitted):
@@ -370,11 +327,10 @@ class Affine(_Fitted):
         invariant = {"isotropic-scale", "translation", "permutation", "sign-flip", "orthogonal"}
         return frozenset(invariant | ({"affine"} if self.penalty == 0 else set()))
 
-    def _prepared(self, anchors: torch.Tensor) -> Factor:
-        return factorise(anchors)
-
-    def _fit(self, source: Factor, targets: torch.Tensor) -> None:
-        self.map_ = affine_map(source, targets, self.penalty)
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return affine(self.penalty)
 
 
 class Permutation(_Fitted):
@@ -386,39 +342,7 @@ class Permutation(_Fitted):
 
     invariant_to = frozenset({"permutation"})
 
-    def _fit(self, anchors: torch.Tensor, targets: torch.Tensor | None) -> None:
-        self.map_ = permutation_map(anchors, targets)
-
-
-INVARIANCES: dict[str, Transform] = {
-    "absolute": Absolute(),
-    "scale": Scale(),
-    "relative": Relative(),
-    "affine": Affine(),
-    "orthogonal": Orthogonal(),
-    "relative-euclidean": Relative("euclidean"),
-    "relative-l1": Relative("l1"),
-    "relative-linf": Relative("linf"),
-    "relative-geodesic": Relative("geodesic"),
-    "relative-centered": Relative(center=True),
-    "relative-whitened": Relative(whiten=True),
-    "translation": Translation(),
-    "isotropic-scale": IsotropicScale(),
-    "orthogonal+translation": Orthogonal(center=True),
-    "similarity": Similarity(),
-    "permutation": Permutation(),
-}
-"""The names that `align` and `stitch` take, with their default transform (clone before fitting)."""
-
-
-def transform_named(name: str) -> Transform:
-    """Look up an invariance.
-
-    Raises
-    ------
-    SpaceError
-        If there is none of that name; the message lists the names.
-    """
-    if not isinstance(name, str) or name not in INVARIANCES:
-        raise SpaceError(f"unknown invariance {name!r}; choose from {', '.join(INVARIANCES)}")
-    return INVARIANCES[name]
+    @property
+    def invariance(self) -> Invariance:
+        """See the base class."""
+        return by_map(permutation_map)

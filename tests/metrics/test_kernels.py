@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from invariances import spaces
+from invariances.files import StoredSpace
 from invariances.metrics import cka as cka_family
 from invariances.metrics import kernels
 from invariances.metrics.kernels import cheaper, linear_products
@@ -150,7 +151,7 @@ def test_products_do_not_depend_on_the_sizes_of_chunks_and_tiles(method, n, widt
 def test_chunks_and_tiles_are_as_small_as_asked_for(method, tiny_tiles, monkeypatch, tmp_path):
     """Of 37 rows no more than a chunk's or a tile's are read at once."""
     read = []
-    original = spaces.StoredSpace.__getitem__
+    original = StoredSpace.__getitem__
 
     def counting(self, rows):
         out = original(self, rows)
@@ -159,7 +160,7 @@ def test_chunks_and_tiles_are_as_small_as_asked_for(method, tiny_tiles, monkeypa
 
     paths = {str(i): as_npy(x, tmp_path / str(i)) for i, x in enumerate(several())}
     opened = list(spaces.open_spaces(paths).values())
-    monkeypatch.setattr(spaces.StoredSpace, "__getitem__", counting)
+    monkeypatch.setattr(StoredSpace, "__getitem__", counting)
     agree(linear_products(opened, method), several(), 1e-10)
     # a tile of all four Gram matrices holds 6 x 6 samples
     assert max(read) <= max(1000, 6 * 40 * 8)

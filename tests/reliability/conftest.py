@@ -14,7 +14,7 @@ import some_models
 from filelock import FileLock, Timeout
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["invariances.cli", "invariances.zoo"])
+CONTEXT.set_forkserver_preload(["invariances.cli", "invariances.zoo", "sklearn.metrics", "torchvision"])
 
 
 class Run(NamedTuple):

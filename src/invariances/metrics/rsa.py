@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from scipy.stats import rankdata
 
 from invariances.errors import SpaceError
 from invariances.metrics.cka import FullState, chance_hollow, score_kernel
@@ -28,6 +27,8 @@ def _prepare_rsa(ranked: bool) -> Callable[[torch.Tensor, torch.Tensor | None], 
         if dissimilarity.min() == dissimilarity.max():
             raise SpaceError("RSA is undefined for a space in which all pairs of samples are equally far; use cka")
         if ranked:
+            from scipy.stats import rankdata  # slow to import, and seldom needed
+
             dissimilarity = torch.from_numpy(rankdata(dissimilarity.numpy(force=True)))
         dissimilarity = dissimilarity - dissimilarity.mean()
         matrix = torch.zeros(len(x), len(x), dtype=torch.float64)

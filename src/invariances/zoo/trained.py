@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from invariances.relative import relative
@@ -125,6 +124,8 @@ def quality(task: str, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str
     """Scores of a head's outputs: ``mse``; or ``accuracy``, weighted ``f1`` and ``f1_macro``."""
     if task == "reconstruction":
         return {"mse": mean_squared_error(outputs, targets)}
+    from sklearn.metrics import accuracy_score, f1_score  # slow to import, and not needed to read a model
+
     truth, answer = targets.cpu().numpy(), outputs.argmax(dim=1).cpu().numpy()
     return {
         "accuracy": float(accuracy_score(truth, answer)),

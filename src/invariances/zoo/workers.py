@@ -332,7 +332,7 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
         quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
         with _uninterrupted(), dask.config.set(DASK):
             if START == "forkserver":
-                get_mp_context().set_forkserver_preload(["distributed.nanny", "invariances.zoo"])
+                get_mp_context().set_forkserver_preload(["distributed.nanny", "invariances.zoo", "sklearn.metrics"])
             try:
                 machine = _started_twice(lambda: LocalCluster(**options, **quiet))
             except RuntimeError as error:  # most often a script that every worker runs anew

@@ -19,7 +19,7 @@ from invariances.paper import plan
 from invariances.paper.frames import save_table
 from invariances.paper.profiles import PROFILES
 from invariances.paper.tables import banner, markdown_table
-from invariances.transforms import Affine, Transform, transform_named
+from invariances.transforms import Affine, Orthogonal, Transform
 from invariances.zoo import workers
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ NAMES = {
 }
 """What is compared by anchors, and how figures call it: five profiles of similarities, three fitted maps."""
 MAPS: dict[str, Transform] = {
-    "orthogonal": transform_named("orthogonal"),
-    "affine": transform_named("affine"),
+    "orthogonal": Orthogonal(),
+    "affine": Affine(),
     PLAIN: Affine(penalty=0.0),
 }
 PROFILED = tuple(name for name in NAMES if name not in MAPS)

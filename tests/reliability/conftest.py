@@ -13,8 +13,10 @@ import pytest
 import some_models
 from filelock import FileLock, Timeout
 
+from invariances.zoo import workers
+
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["invariances.cli", "invariances.zoo", "sklearn.metrics", "torchvision"])
+CONTEXT.set_forkserver_preload(["invariances.cli", *workers.PRELOADED])
 
 
 class Run(NamedTuple):

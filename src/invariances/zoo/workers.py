@@ -28,7 +28,7 @@ from invariances.threads import cores, one_torch_thread
 if TYPE_CHECKING:
     from distributed import Client, Future, as_completed
 
-__all__ = ["KEEP_MEMORY", "advance", "one_thread", "run", "spread"]
+__all__ = ["KEEP_MEMORY", "PRELOADED", "advance", "one_thread", "run", "spread"]
 
 
 Item = TypeVar("Item")
@@ -53,6 +53,8 @@ KEEP_MEMORY = {
 """Environment of a worker. Dask has freed memory given back at once, which makes training take nearly twice as long."""
 START = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 """How worker processes start: where it can be, as copies of one process that has imported what they need."""
+PRELOADED = ["distributed.nanny", "invariances.zoo", "sklearn.metrics", "torch._dynamo"]
+"""What that process has imported: the last two are what a training takes longest to import, seconds on its own."""
 DASK = {
     "distributed.worker.multiprocessing-method": START,
     "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
@@ -332,7 +334,7 @@ def _client(processes: int, cluster: str | None) -> Iterator[Client]:
         quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
         with _uninterrupted(), dask.config.set(DASK):
             if START == "forkserver":
-                get_mp_context().set_forkserver_preload(["distributed.nanny", "invariances.zoo", "sklearn.metrics"])
+                get_mp_context().set_forkserver_preload(PRELOADED)
             try:
                 machine = _started_twice(lambda: LocalCluster(**options, **quiet))
             except RuntimeError as error:  # most often a script that every worker runs anew

@@ -101,8 +101,9 @@ def test_a_failing_unit_fails_the_run_here():
 
 def begun(item):
     """Where this runs, which is long: a tenth of it takes 0.2 s."""
-    time.sleep(0.2)
-    workers.advance(0.1)
+    for _ in range(2):
+        time.sleep(0.2)
+        workers.advance(0.1)
     return item, os.getpid()
 
 
@@ -127,11 +128,26 @@ def test_what_is_left_goes_to_processes_where_it_is_worth_them(two_cores, monkey
 
 def test_a_long_item_is_given_up_here_and_done_elsewhere(two_cores, monkeypatch, moves, look):
     look()
-    monkeypatch.setattr(workers, "WORTH_WORKERS", 4.0)  # 0.2 s for a tenth of three items: 5.8 s are left
+    monkeypatch.setattr(workers, "WORTH_WORKERS", 4.0)  # 0.2 s for a tenth of three items: 5.6 s are left
     results = list(workers.run(begun, range(3), "test"))
     assert sorted(item for item, _ in results) == list(range(3))
     assert os.getpid() not in {process for _, process in results}
     assert sum(moves) == pytest.approx(3)
+
+
+def slow_to_start(item):
+    """Where this runs; only the first time is there much to do before it."""
+    if item == 0:
+        time.sleep(1.5)
+    workers.advance(0.5)
+    time.sleep(0.01)
+    return item, os.getpid()
+
+
+def test_what_the_first_item_takes_to_start_is_not_thought_to_come_again(two_cores, monkeypatch):
+    monkeypatch.setattr(workers, "WORTH_WORKERS", 2.0)
+    results = list(workers.run(slow_to_start, range(5), "test"))
+    assert {process for _, process in results} == {os.getpid()}
 
 
 def test_the_last_item_stays_here_however_long_it_takes(two_cores, monkeypatch):

@@ -224,16 +224,22 @@ class _TakesLong(BaseException):
 
 
 class _Watch:
-    """Tells the bar how far an item here has got, and ends it where more is left than `limit` seconds would do."""
+    """Tells the bar how far an item here has got, and ends it where more is left than `limit` seconds would do.
+
+    What comes before the first report of all, imports above all, says nothing about the rest, and is not counted.
+    """
 
     def __init__(self, progress: _Progress, limit: float) -> None:
         self.progress, self.limit, self.spent, self.done = progress, limit, 0.0, 0.0
+        self.reported = 0.0
 
     def begin(self, number: int) -> None:
         self.number, self.start = number, time.monotonic()
 
     def tell(self, done: float, shown: dict[str, str]) -> None:
         self.progress.at(self.number, done, shown)
+        if self.done + self.reported == 0:
+            self.start, self.reported = time.monotonic(), done
         if self.number + 1 < len(self.progress.sizes) and self._left(done) > self.limit:
             raise _TakesLong
 
@@ -247,7 +253,8 @@ class _Watch:
 
     def _left(self, done: float) -> float:
         done, total = self.done + done, sum(self.progress.sizes)
-        return (self.spent + time.monotonic() - self.start) * (total / done - 1) if done > 0 else 0.0
+        seconds = self.spent + time.monotonic() - self.start
+        return seconds / (done - self.reported) * (total - done) if done > self.reported else 0.0
 
 
 def _here(unit: Callable[[Item], Result], items: Sequence[Item], watch: _Watch) -> Iterator[Result]:

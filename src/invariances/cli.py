@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import sys
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +38,8 @@ Environment (relative paths count from the folder of the start):
                        ylecun/mnist/train-00000-of-00001.parquet
   INVARIANCES_HOME     trained models and decoded data
                        (default: the user's cache folder)
-  INVARIANCES_CLUSTER  a Dask scheduler's address or file, to train on a cluster
+  INVARIANCES_CLUSTER  a Dask scheduler's address or file, to train models and
+                       compare pairs of them on a cluster
 """
 STOPPED = "stopped; what is finished is kept, run the same command again to go on"
 EXTRAS = {
@@ -376,15 +378,24 @@ def discover(
     names = [path.stem or str(path) for path in spaces]
     names = names if len(set(names)) == len(names) else [str(path) for path in spaces]
     labels = [os.fsencode(name).decode("utf-8", "replace") for name in names]  # readable in any locale
-    report = find(
-        dict(zip(labels, spaces, strict=True)), anchors=anchors, seed=seed, permutation=permutation, delta=delta
-    )
+    options = {"anchors": anchors, "seed": seed, "permutation": permutation, "delta": delta}
+    report = find(dict(zip(labels, spaces, strict=True)), **options, workers=_cluster())
     typer.echo(report.ladder.to_string(index=False, float_format="{:.3f}".format))
     typer.echo(
         f"\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}\n{report.verdict}\n{report.rule}"
     )
     if html:
         typer.echo(f"Report: {report.to_html(html)}")
+
+
+def _cluster() -> Any:
+    """How blocks of pairs are spread over the cluster that the environment names; None where it names none."""
+    if not os.environ.get("INVARIANCES_CLUSTER"):
+        return None
+    _need("discover", "zoo")
+    from invariances.zoo.workers import spread
+
+    return partial(spread, label="comparing pairs")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from invariances.alignment import align
 from invariances.ladders import ALL_PAIRS, DELTA, check_delta, ladder
 from invariances.report import WEAK, Report, Verdict
+from invariances.rows import Spread
 from invariances.spaces import Spaces, anchor_ids, open_spaces
 
 __all__ = ["discover"]
@@ -42,6 +43,7 @@ def discover(
     seed: int = 0,
     permutation: bool = False,
     delta: float = DELTA,
+    workers: Spread | None = None,
 ) -> Report:
     """Find the class of transformations that relates the spaces (paper, phase 2).
 
@@ -61,6 +63,8 @@ def discover(
         preferred axes, such as the output of a ReLU, can be told from rotated ones.
     delta : float
         Share of the target's variance below which a difference between classes does not count.
+    workers : callable, optional
+        How blocks of pairs are spread; see `invariances.ladder`. By default over threads.
 
     Returns
     -------
@@ -79,7 +83,7 @@ def discover(
     read = open_spaces(spaces)
     ids = anchor_ids(anchors, len(next(iter(read.values()))), seed)
     table = align(read, anchors=ids, labels=labels)  # checks the labels
-    found = ladder(read, ids, seed=seed, permutation=permutation, delta=delta).table
+    found = ladder(read, ids, seed=seed, permutation=permutation, delta=delta, workers=workers).table
     of_all, of_pairs = found[found.model_a == ALL_PAIRS], found[found.model_a != ALL_PAIRS]
     chosen = of_all[of_all.chosen].iloc[0]
     width = max(space.shape[1] for space in read.values())

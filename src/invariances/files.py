@@ -39,6 +39,7 @@ class StoredSpace:
 
     def __init__(self, path: Path, name: str = "space") -> None:
         self.path, self.name = path, name
+        self._place = path.absolute()  # a worker may have another working folder
         if not _is_file(path):
             raise SpaceError(f"{name}: there is no file {path}; give the path of an .npy or .safetensors file")
         if path.suffix not in (".npy", ".safetensors"):
@@ -64,7 +65,7 @@ class StoredSpace:
         try:
             if self.path.suffix == ".npy":
                 return use(self._map_npy())
-            with safetensors.safe_open(self.path, framework="pt") as file:
+            with safetensors.safe_open(self._place, framework="pt") as file:
                 names = list(file.keys())
                 if len(names) != 1:
                     raise SpaceError(
@@ -81,15 +82,15 @@ class StoredSpace:
             ) from error
 
     def _map_npy(self) -> np.memmap:
-        with self.path.open("rb") as file:
+        with self._place.open("rb") as file:
             version = np.lib.format.read_magic(file)
             header = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
         if header > _LARGEST_HEADER:  # numpy would make room for all that it claims
             raise ValueError(f"its header claims {header} bytes")
         # not np.load, which also opens archives and, if told to, pickles
         with np.errstate(over="ignore"):  # of a size that cannot be, which is an error all the same
-            array = np.lib.format.open_memmap(self.path, mode="r")
-        surplus = self.path.stat().st_size - array.offset - array.nbytes
+            array = np.lib.format.open_memmap(self._place, mode="r")
+        surplus = self._place.stat().st_size - array.offset - array.nbytes
         if surplus:
             raise SpaceError(
                 f"{self.name}: {self.path} holds {surplus} bytes more than its header says; save one matrix in it"

@@ -195,7 +195,8 @@ def _compared(
     rest = np.setdiff1d(np.arange(len(next(iter(spaces.values())))), ids)
     models = {name: read_model(space, ids, rest, name) for name, space in spaces.items()}
     small = len(rest) * len(pairs) * max(len(model.mean) for model in models.values()) < SMALL
-    blocks = blocks_of_pairs(pairs, models, len(rest), 1 if small else 2 * cores())
+    # so many that threads end together, and that a cluster has something for every worker
+    blocks = blocks_of_pairs(pairs, models, len(rest), 1 if small else max(2 * cores(), len(models)))
     unit = partial(compare, spaces=spaces, models=models, rest=rest, classes=options.classes, seed=options.seed)
     found = {(pair.model_a, pair.model_b): pair for part in workers(unit, blocks) for pair in part}
     ordered = [found[pair] for a, b in pairs for pair in ((a, b), (b, a))]

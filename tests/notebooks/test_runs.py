@@ -22,7 +22,9 @@ REAL = ROOT.parent / "shared" / "data"
 @pytest.fixture(scope="module", params=SECTIONS)
 def executed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    notebook = run_section(request.param, {"profile": "smoke", "seeds": 3, "epochs": 1, "samples": 300}, folder, progress=False)
+    notebook = run_section(
+        request.param, {"profile": "smoke", "seeds": 3, "epochs": 1, "samples": 300}, folder, progress=False
+    )
     return request.param, nbformat.read(notebook, as_version=4), pd.read_csv(folder / f"{request.param}.csv")
 
 

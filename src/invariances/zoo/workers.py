@@ -28,7 +28,7 @@ from invariances.threads import cores, one_torch_thread
 if TYPE_CHECKING:
     from distributed import Client, Future, as_completed
 
-__all__ = ["KEEP_MEMORY", "PRELOADED", "advance", "one_thread", "run", "spread"]
+__all__ = ["DASK", "KEEP_MEMORY", "PRELOADED", "advance", "one_thread", "run", "spread"]
 
 
 Item = TypeVar("Item")

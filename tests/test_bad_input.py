@@ -453,7 +453,7 @@ CASES = [
     (
         "a map out of range",
         lambda folder: Affine(0).fit(FLOATS * 1e-30, torch.tensor(Y / 9 * 1e30).float()).transform(FLOATS),
-        "^the transformed samples leave the range of torch.float32; rescale",
+        "^what it is mapped to is too large for torch.float32; rescale",
     ),
     # products
     ("an unknown component", multiplied(similarities=("dot",)), "^similarities are .*; give one or more of cosine"),

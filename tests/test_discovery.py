@@ -31,7 +31,7 @@ from invariances.ladders import ALL_PAIRS, DELTA, SMALLEST_FIRST, choose
 from invariances.ladders import CLASSES as MAP_CLASSES
 from invariances.noise import instruments_of, left_out_ridge, shrunk
 from invariances.noise import predicted as predicted_source
-from invariances.transforms import INVARIANCES
+from invariances.represent import INVARIANCES
 
 ROOT = Path(__file__).resolve().parent.parent
 D, ANCHORS, N = 32, 128, 628

@@ -155,10 +155,12 @@ def directed(pairs: pd.DataFrame, value: str) -> tuple[pd.DataFrame, bool]:
     if pairs[value].isna().all():
         raise SpaceError(f"column {value} of the table of pairs holds no finite number; there is nothing to average")
     names = list(dict.fromkeys([*keys.model_a, *keys.model_b]))
-    matrix = pairs.pivot(index="model_a", columns="model_b", values=value).reindex(index=names, columns=names)
-    matrix = matrix.astype(float)
-    ordered = bool(keys.merge(keys.set_axis(["model_b", "model_a"], axis=1)).size)
-    return (matrix, True) if ordered else (matrix.fillna(matrix.T), False)
+    cells = np.full((len(names), len(names)), np.nan)
+    places = {name: place for place, name in enumerate(names)}
+    cells[keys.model_a.map(places), keys.model_b.map(places)] = pairs[value]
+    matrix = pd.DataFrame(cells, pd.Index(names, name="model_a"), pd.Index(names, name="model_b"))
+    both_ways = set(zip(keys.model_a, keys.model_b, strict=True)) & set(zip(keys.model_b, keys.model_a, strict=True))
+    return (matrix, True) if both_ways else (matrix.fillna(matrix.T), False)
 
 
 def _symmetric(pairs: pd.DataFrame, value: str) -> pd.DataFrame:

@@ -113,28 +113,30 @@ def browser():
         opened.close()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("page", PAGES)
-def test_page_in_a_browser(page, width, browser, address):
+def test_page_in_a_browser(page, browser, address):
     errors, elsewhere = [], []
-    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     tab.on("pageerror", lambda e: errors.append(str(e)))
     tab.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
     tab.goto(f"{address}/{page}.html", wait_until="load")
     tab.wait_for_timeout(300)
+    for width in (1280, 390):
+        tab.set_viewport_size({"width": width, "height": 900})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        pictures = tab.evaluate(
+            "[...document.querySelectorAll('article img')]"
+            ".map(i => [i.getBoundingClientRect().width, i.naturalWidth, i.alt])"
+        )
+        if page in [*RESULTS, "definitions"]:
+            assert pictures
+        for shown, natural, alt in pictures:
+            assert shown > 100
+            assert natural > 100
+            assert alt
     assert errors == []
     assert elsewhere == []
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    pictures = tab.evaluate(
-        "[...document.querySelectorAll('article img')].map(i => [i.getBoundingClientRect().width, i.naturalWidth, i.alt])"
-    )
-    if page in [*RESULTS, "definitions"]:
-        assert pictures
-    for shown, natural, alt in pictures:
-        assert shown > 100
-        assert natural > 100
-        assert alt
     tab.close()
 
 

@@ -17,7 +17,7 @@ def states(run, monkeypatch):
     return set(store.entries(True, CONTENTS)["state"])
 
 
-@pytest.mark.parametrize(("processes", "kills", "starting"), [(2, 4, 1), (1, 16, 4)])
+@pytest.mark.parametrize(("processes", "kills", "starting"), [(2, 3, 1), (1, 17, 4)])
 def test_killed_at_twenty_moments_the_models_are_those_of_an_undisturbed_run(
     start, undisturbed, monkeypatch, processes, kills, starting
 ):

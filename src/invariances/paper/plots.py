@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+import numpy as np
+from seaborn.utils import relative_luminance
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "Drawing", "draw_legend", "panels"]
+__all__ = ["COLORS", "Drawing", "draw_heatmap", "draw_legend", "panels"]
 
 COLORS = {"absolute": "0.6", "relative": "C0", "affine": "C1", "orthogonal": "C2", "product": "C4"}
 """Of the ways in which models are stitched."""
@@ -58,6 +61,35 @@ def panels(
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     return figure, list(axes.flat[:count])
+
+
+def draw_heatmap(ax: Axes, cells: pd.DataFrame, texts: np.ndarray, size: float, **options: object) -> None:
+    """Draw a matrix with its names and a text in every cell, as seaborn does.
+
+    For many panels: seaborn draws the whole figure anew for each, to see whether names overlap.
+
+    Parameters
+    ----------
+    ax : Axes
+    cells : DataFrame
+        The colours' values.
+    texts : array of str
+        Of the same shape.
+    size : float
+        Of the texts, in points.
+    **options
+        As for matplotlib's ``pcolormesh``.
+    """
+    mesh = ax.pcolormesh(cells, **options)
+    ax.invert_yaxis()
+    ax.set_xticks(np.arange(cells.shape[1]) + 0.5, cells.columns)
+    ax.set_yticks(np.arange(cells.shape[0]) + 0.5, cells.index)
+    ax.spines[:].set_visible(False)
+    mesh.update_scalarmappable()
+    for (line, column), colour in zip(np.ndindex(cells.shape), mesh.get_facecolors(), strict=True):
+        text_colour = ".15" if relative_luminance(colour) > 0.408 else "w"
+        place = {"ha": "center", "va": "center", "color": text_colour, "fontsize": size}
+        ax.text(column + 0.5, line + 0.5, texts[line, column], **place)
 
 
 def draw_legend(figure: Figure, axes: list[Axes], columns: int = 4, place: str = "lower", **options: object) -> None:

@@ -21,7 +21,7 @@ from matplotlib.colors import TwoSlopeNorm
 from scipy.stats import t as student
 
 from invariances.paper.plan import PlannedRow, head_recipe, members
-from invariances.paper.plots import Drawing
+from invariances.paper.plots import Drawing, draw_heatmap
 from invariances.paper.settings import Settings
 from invariances.product import LAYER_NORM_EPS
 from invariances.relative import relative
@@ -274,9 +274,8 @@ def heatmaps(frame: pd.DataFrame) -> Drawing:
             cells = weights.pivot_table("weight", "query", "key", aggfunc=["mean", "std"], sort=False, dropna=False)
             mean, spread = (cells[what].reindex(index=names, columns=names) for what in ("mean", "std"))
             cells_text = np.vectorize(lambda m, s: f"{m:.2f}\n±{s:.2f}")(mean, spread)
-            shown = [NAMES[name] for name in names]
-            options = {"xticklabels": shown, "yticklabels": shown, "cmap": "PuOr_r", "norm": scale, "square": True}
-            sns.heatmap(mean, annot=cells_text, fmt="", annot_kws={"size": 8}, ax=ax, cbar=False, **options)
+            draw_heatmap(ax, mean.rename(NAMES, axis=0).rename(NAMES, axis=1), cells_text, 8, cmap="PuOr_r", norm=scale)
+            ax.set_aspect("equal")
             ax.set_title(f"{row}\n{group}, {weights.model.nunique()} models", fontsize=9)
             ax.set(xlabel="attended to", ylabel="attends")
             ax.tick_params(labelsize=9, rotation=0)
@@ -364,8 +363,7 @@ def classes(frame: pd.DataFrame) -> Drawing:
             title = f"{row}\n{half} highest and {half} lowest of {len(wide)} classes"
             wide = pd.concat([wide[:half], wide[-half:]])
         wide.index = [str(name).split(",")[0][:18] for name in wide.index]
-        options = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar": False, "yticklabels": True}
-        sns.heatmap(wide, annot=True, fmt=".2f", annot_kws={"size": 7}, ax=ax, **options)
+        draw_heatmap(ax, wide, wide.map("{:.2f}".format).to_numpy(), 7, vmin=0, vmax=1, cmap="cividis")
         ax.axvline(len(names), color="white", linewidth=3)
         ax.set_title(title, fontsize=9)
         ax.set(xlabel="", ylabel="")

@@ -144,6 +144,7 @@ def _stitched(own: pd.DataFrame, span: Interval) -> dict[str, str]:
     )
     null = untrained if math.isnan(shuffled) else shuffled
     ceiling, score = real.ceiling.mean(), real.score.mean()
+    room = ceiling - null
     first = real.iloc[0]
     return {
         "Metric": "MSE ×10⁻³" if factor == 1000 else "F1, %",
@@ -153,7 +154,7 @@ def _stitched(own: pd.DataFrame, span: Interval) -> dict[str, str]:
         "Self-stitch": number(factor * itself),
         "Shuffled anchors": number(factor * shuffled),
         "Untrained encoder": number(factor * untrained),
-        "Calibrated": number((score - null) / (ceiling - null)),
+        "Calibrated": number((score - null) / room if room else math.nan),
         "Retention": number(real.retention.mean()),
         "Models": str(real.model_a.nunique()),
         "Data": f"{first.data}; {_range(real.n_train)} training samples, {first.n_anchors} anchors, "

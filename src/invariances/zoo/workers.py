@@ -254,7 +254,8 @@ class _Watch:
     def _left(self, done: float) -> float:
         done, total = self.done + done, sum(self.progress.sizes)
         seconds = self.spent + time.monotonic() - self.start
-        return seconds / (done - self.reported) * (total - done) if done > self.reported else 0.0
+        known = done - self.reported
+        return seconds / known * (total - done) if known > 1e-6 * total else 0.0  # parts of an item add up to nearly it
 
 
 def _here(unit: Callable[[Item], Result], items: Sequence[Item], watch: _Watch) -> Iterator[Result]:

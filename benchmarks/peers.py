@@ -11,12 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.linalg import orthogonal_procrustes
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics.pairwise import cosine_similarity, paired_cosine_distances
+from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.preprocessing import normalize
 
 Spaces = Sequence[np.ndarray]
 PACKAGES = ("ckatorch", "hoggorm", "latentis", "pytorch-cka", "scikit-learn", "scipy", "shesha-geometry")
+ALPHAS = np.logspace(-4, 4, 9)
+"""Penalties of ridge regression."""
 PERMUTATIONS = 20
 """Shuffles per null, for peers have no nulls of their own; as many as ours where no closed form exists."""
 
@@ -168,7 +171,7 @@ def phase_one_pair(
 ) -> dict[tuple[str, str], dict[str, float]]:
     """Scores and both nulls of one pair of models under four invariances, the affine map both ways."""
     sides = {name: (a[name], b[name]) for name in a}
-    there, back = RidgeCV(np.logspace(-4, 4, 9)), RidgeCV(np.logspace(-4, 4, 9))
+    there, back = RidgeCV(ALPHAS), RidgeCV(ALPHAS)
     sides["affine"] = there.fit(anchors_a, anchors_b).predict(a["absolute"]), b["absolute"]
     sides["affine back"] = back.fit(anchors_b, anchors_a).predict(b["absolute"]), a["absolute"]
     return {
@@ -196,3 +199,36 @@ def shuffles_of(labels: np.ndarray, seed: int = 0) -> dict[str, list[np.ndarray]
         "null": [rng.permutation(len(labels)) for _ in range(PERMUTATIONS)],
         "null_within_class": [within() for _ in range(PERMUTATIONS)],
     }
+
+
+def ladder_pair(
+    a: tuple[np.ndarray, np.ndarray],
+    b: tuple[np.ndarray, np.ndarray],
+    others: tuple[np.ndarray, np.ndarray] | None,
+    folds: KFold,
+) -> dict[str, float]:
+    """Explained held-out variance of the classes of maps from a to b, each given as anchors and held-out samples.
+
+    Noise private to the source is taken out by ridge regression on the other models side by side, left-out for the
+    anchors, as one would write it with scikit-learn; the maps are scipy's and scikit-learn's.
+    """
+    (x, samples), (y, truth) = a, b
+    if others is not None:
+        helped = RidgeCV(ALPHAS, cv=folds).fit(others[0], x)
+        x = cross_val_predict(Ridge(helped.alpha_), others[0], x, cv=folds)
+        samples = helped.predict(others[1])
+    centred, target, moved = x - x.mean(axis=0), y - y.mean(axis=0), samples - x.mean(axis=0)
+    plain, turned = orthogonal_procrustes(x, y)[0], orthogonal_procrustes(centred, target)
+    factor = turned[1] / np.square(centred).sum()
+    guesses = {
+        "constant": truth.mean(axis=0),
+        "identity": samples,
+        "translation": samples + y.mean(axis=0) - x.mean(axis=0),
+        "scale": samples * ((x * y).sum() / np.square(x).sum()),
+        "orthogonal": samples @ plain,
+        "orthogonal+translation": moved @ turned[0] + y.mean(axis=0),
+        "similarity": factor * moved @ turned[0] + y.mean(axis=0),
+        "affine": RidgeCV(ALPHAS, cv=folds).fit(x, y).predict(samples),
+    }
+    variance = np.square(truth - y.mean(axis=0)).sum()
+    return {name: float(1 - np.square(guess - truth).sum() / variance) for name, guess in guesses.items()}

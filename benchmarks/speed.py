@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from itertools import combinations, islice
+from itertools import combinations, islice, permutations
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -36,11 +36,14 @@ import peers
 import threadpoolctl
 import torch
 import typer
+from sklearn.model_selection import KFold
 from tqdm import tqdm
 
 from invariances.alignment import align
+from invariances.discovery import discover
 from invariances.metrics.kernels import TILE_BYTES, cheaper
 from invariances.metrics.table import pairwise
+from invariances.report import Report
 
 HERE = Path(__file__).resolve().parent.parent
 OURS = "invariances"
@@ -59,12 +62,28 @@ class Sizes(NamedTuple):
     """The same, and anchors."""
     samples: tuple[int, ...] = (4_000, 8_000, 16_000, 32_000, 64_000, 256_000, 1_024_000)
     models: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    discover: tuple[int, int, int, int] = (5000, 256, 5, 600)
+    """Samples, width, models, anchors; `grown` has its growth from there."""
+    grown: tuple[tuple[int, ...], ...] = (
+        (2500, 5000, 10_000, 20_000, 40_000, 80_000),
+        (64, 128, 256, 512, 1024),
+        (3, 6, 12, 24),
+    )
     rule_models: tuple[int, ...] = (2, 4, 8, 16, 32)
     rule_samples: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
 
 
 FULL = Sizes()
-QUICK = Sizes((400, 32, 6), (450, 16, 4, 50), (1000, 4000, 16_000), (4, 8, 16), (2, 8), (256, 1024))
+QUICK = Sizes(
+    (400, 32, 6),
+    (450, 16, 4, 50),
+    (1000, 4000, 16_000),
+    (4, 8, 16),
+    (600, 24, 4, 100),
+    ((600, 1200), (12, 24), (3, 6)),
+    (2, 8),
+    (256, 1024),
+)
 
 
 def models_like(n: int, d: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -358,6 +377,76 @@ def _watched(run: Callable[[], object]) -> dict[str, float]:
     return {"anonymous_mb": max(peak) - anonymous, "resident_mb": held("VmHWM") - resident}
 
 
+# Study: discover ---------------------------------------------------------------------------------
+
+
+def study_discover(sizes: Sizes, rounds: int) -> list[dict]:
+    """`discover` against what one would write with scipy and scikit-learn, on the same anchors and folds; float64."""
+    n, d, count, k = sizes.discover
+    spaces = {f"model {i}": x.astype(np.float64) for i, x in enumerate(models_like(n, d, count))}
+    folds = KFold(5, shuffle=True, random_state=0)
+    pairs = list(permutations(spaces, 2))
+
+    def ours(some: Mapping[str, np.ndarray]) -> Report:
+        return discover(some, np.arange(k))
+
+    def by_hand(timed: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, float]]:
+        halves = {name: (x[:k], x[k:]) for name, x in spaces.items()}
+        found = {}
+        for a, b in timed:
+            beside = [halves[name] for name in spaces if name not in (a, b)]
+            others = tuple(np.hstack(half) for half in zip(*beside, strict=True))
+            found[a, b] = peers.ladder_pair(halves[a], halves[b], others, folds)
+        return found
+
+    ours({name: x[: 2 * k, :8] for name, x in spaces.items()})
+    timed = pairs[:2]
+    contenders = {
+        OURS: Contender(lambda: ours(spaces), "float64"),
+        "by hand, scipy and scikit-learn": Contender(lambda: by_hand(timed), "float64", 3, len(timed) / len(pairs)),
+        "one decomposition a pair and class": Contender(lambda: decompose(d, 8 * len(pairs)), "float64"),
+    }
+    seconds, returned = race(contenders, rounds, "discover")
+    _check_discover(returned[OURS], returned["by hand, scipy and scikit-learn"])
+    return compared(seconds, OURS, contenders, study="discover", n=n, d=d, models=count)
+
+
+def decompose(d: int, times: int) -> None:
+    """Singular value decompositions of a d x d matrix."""
+    matrix = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for _ in range(times):
+        torch.linalg.svd(matrix)
+
+
+def _check_discover(report: Report, by_hand: Mapping[tuple[str, str], Mapping[str, float]]) -> None:
+    """Nobody is timed on other numbers. Ours also filters noise that is left, so that they are close, not equal."""
+    ours = report.ladder.set_index("class").explained_variance
+    for name, expected in pd.DataFrame(by_hand.values()).mean().items():
+        if abs(ours[name] - expected) > 0.05:
+            raise SystemExit(f"{name} explains {ours[name]:.3f} with discover, {expected:.3f} by hand")
+
+
+def study_discover_growth(sizes: Sizes, rounds: int) -> list[dict]:
+    """Time of `discover` against samples, width and models, one at a time."""
+    n, d, _, k = sizes.discover
+    lines = {
+        "n": [(more, d, 3) for more in sizes.grown[0]],
+        "d": [(n, more, 3) for more in sizes.grown[1]],
+        "models": [(n, d // 2, more) for more in sizes.grown[2]],
+    }
+    rows = []
+    for size, cases in lines.items():
+        seconds = []
+        for case in tqdm(cases, desc=f"discover by {size}"):
+            spaces = list(models_like(*case))
+            contender = {OURS: Contender(lambda spaces=spaces: discover(spaces, np.arange(k)))}
+            seconds.append(race(contender, min(rounds, 3), None)[0][OURS].median())
+            facts = dict(zip(("n", "d", "models"), case, strict=True))
+            more = {"seconds": seconds[-1], "ratio": seconds[-1] / seconds[0], "ratio_to": f"{size} = {cases[0]}"}
+            rows.append({"study": "growth", "what": size, **facts, **more, "repeats": min(rounds, 3)})
+    return [{**row, "dtype": "float32", "share_timed": 1.0} for row in rows]
+
+
 # Study: the cost rule ----------------------------------------------------------------------------
 
 
@@ -383,11 +472,16 @@ STUDIES: dict[str, Callable[[Sizes, int], list[dict]]] = {
     "align": study_align,
     "samples": study_samples,
     "models": study_models,
+    "discover": study_discover,
+    "growth": study_discover_growth,
     "rule": study_rule,
 }
 
 
 # What came out -----------------------------------------------------------------------------------
+
+
+NAMES = {"n": "samples", "d": "width", "models": "models"}
 
 
 class Finding(NamedTuple):
@@ -431,6 +525,19 @@ def findings(table: pd.DataFrame) -> list[Finding]:
                 first, last = part.iloc[0], part.iloc[-1]
                 grown = math.log(last.resident_mb / first.resident_mb) / math.log(last.models / first.models)
                 at_most("models: exponent of the memory, from the fewest to the most", 1.1, grown)
+        if study == "discover":
+            ratios = part.set_index("what").ratio
+            at_least("discover: by hand over ours", 1, ratios["by hand, scipy and scikit-learn"])
+            at_most(
+                "discover: ours over one decomposition a pair and class",
+                6,
+                1 / ratios.filter(like="one dec").item(),
+                " ×",
+            )
+        if study == "growth":
+            for size, bound in (("n", 1.1), ("models", 2.1)):
+                line = part[part.what == size]
+                at_most(f"discover, by {NAMES[size]}: exponent of the time", bound, steepest(line[size], line.seconds))
         if study == "rule":
             # by the formulas' own times: a third run of the one that is taken would add its noise
             forced = part.pivot_table("seconds", ["n", "d", "models"], "what")
@@ -499,12 +606,16 @@ def write(table: pd.DataFrame, into: Path) -> None:
     part = table[(table.study == "align") & (table.ratio_to == OURS)]
     lines = [(row.what, row.dtype, _plain(row.ratio), _timed(row)) for row in part.itertuples()]
     _fragment(into / "align.md", ("What", "Arithmetic", "Time over ours", "Timed"), lines)
+    part = table[table.study == "discover"]
+    lines = [(row.what, row.dtype, _plain(row.ratio), _timed(row)) for row in part.itertuples()]
+    _fragment(into / "discover.md", ("What", "Arithmetic", "Time over ours", "Timed"), lines)
     if (table.study == "samples").any():
         _fragment(into / "extrapolation.md", ("Quantity", "Value"), extrapolation(table))
     facts = {key: ", ".join(map(str, dict.fromkeys(table[key]))) for key in machine()}
     _fragment(into / "machine.md", ("Machine", ""), [(key.replace("_", " "), value) for key, value in facts.items()])
     _draw_ratios(table, into / "ratios.png")
     _draw_growth(table, into / "growth.png")
+    _draw_discover(table, into / "discover.png")
     _draw_rule(table, into / "rule.png")
 
 
@@ -564,6 +675,20 @@ def _draw_growth(table: pd.DataFrame, path: Path) -> None:
         for ax in (above, below):
             _ticks(ax, part[size])
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def _draw_discover(table: pd.DataFrame, path: Path) -> None:
+    part = table[table.study == "growth"]
+    if part.empty:
+        return
+    figure, axes = plt.subplots(1, 3, figsize=(7.6, 3), layout="constrained", sharey=True)
+    for ax, (size, name) in zip(axes, NAMES.items(), strict=True):
+        line = part[part.what == size]
+        ax.loglog(line[size], line.ratio, "o-")
+        ax.set(xlabel=name, title=f"exponent {steepest(line[size], line.seconds):.2f}")
+        _ticks(ax, line[size])
+    axes[0].set_ylabel("time over the smallest case")
     _save(figure, path)
 
 

@@ -17,9 +17,9 @@ from invariances import (
 )
 from invariances.alignment import COLUMNS, FOUND_COLUMNS
 from invariances.errors import SpaceError
-from invariances.files import StoredSpace
 from invariances.metrics.table import METRICS
 from invariances.represent import INVARIANCES
+from invariances.spaces import Subset
 
 N, D = 120, 8
 INTRINSIC, FITTED = ["absolute", "scale", "relative"], ["affine", "orthogonal"]
@@ -285,38 +285,6 @@ def test_spaces_may_lie_in_files(tmp_path):
     pd.testing.assert_frame_equal(read, align(given, ANCHORS, labels=np.arange(N) % 3))
 
 
-@pytest.mark.parametrize("labels", [None, np.arange(N) % 3])
-@pytest.mark.parametrize("width", [D, 40])
-def test_tiles_of_rows_give_what_all_rows_give(labels, width, monkeypatch, tmp_path):
-    rng = np.random.default_rng(1)
-    given = {name: x @ rng.normal(size=(D, width)) + rng.normal(size=(N, width)) for name, x in spaces().items()}
-    for name, x in given.items():
-        np.save(tmp_path / f"{name}.npy", x)
-    whole = align(given, ANCHORS, list(INVARIANCES), labels=labels)
-    monkeypatch.setattr("invariances.spaces.CHUNK_BYTES", 7 * 8 * 60)  # 7 rows of the widest, the anchors' profiles
-    read = []
-    one_part = StoredSpace.__getitem__
-
-    def counting(self, rows):
-        part = one_part(self, rows)
-        read.append(len(part))
-        return part
-
-    monkeypatch.setattr(StoredSpace, "__getitem__", counting)
-    tiled = align({name: tmp_path / f"{name}.npy" for name in given}, ANCHORS, list(INVARIANCES), labels=labels)
-    pd.testing.assert_frame_equal(tiled, whole, rtol=1e-9)
-    assert len(read) > 100
-    assert max(read) == len(ANCHORS)  # of which 7 rows are a tile's
-
-
-def test_threads_and_none_give_the_same_bits(monkeypatch):
-    given = spaces("abcd")
-    alone = align(given, ANCHORS, list(INVARIANCES))
-    monkeypatch.setattr("invariances.alignment.SMALL", 0)
-    monkeypatch.setattr("invariances.threads.cores", lambda: 3)
-    pd.testing.assert_frame_equal(align(given, ANCHORS, list(INVARIANCES)), alone, check_exact=True)
-
-
 def test_quadratic_metrics_say_on_how_many_samples(monkeypatch):
     monkeypatch.setattr("invariances.metrics.score.SUBSAMPLE", 50)
     monkeypatch.setattr("invariances.alignment.SUBSAMPLE", 50)
@@ -331,6 +299,81 @@ def test_float32_spaces_agree_with_float64_ones():
     columns = ["score", "null", "calibrated"]
     one, other = (align(given, ANCHORS, metrics=metrics)[columns] for given in (single, spaces()))
     np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+# Tiles and threads ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Let a tile have few rows; gives what is read of the scored rows."""
+    read, whole = [], Subset.__getitem__
+
+    def counting(self, rows):
+        read.append(len(range(len(self))[rows]))
+        return whole(self, rows)
+
+    def use():
+        monkeypatch.setattr("invariances.spaces.CHUNK_BYTES", 6000)
+        monkeypatch.setattr(Subset, "__getitem__", counting)
+        return read
+
+    return use
+
+
+def planted(kind, n, d, dtype):
+    """A space, the same turned, and one that has nothing to do with them; of another width and scale at times."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, n)
+    x = rng.normal(size=(n, d)) * np.linspace(2, 0.5, d) + 0.3
+    if kind == "sorted clusters":
+        labels.sort()
+        x = 0.1 * x + 5 * rng.normal(size=(4, d))[labels]
+    turned = x @ ortho_group.rvs(d, random_state=rng) * (1000 if kind == "badly scaled" else 1)
+    given = {"x": x, "turned": turned, "other": rng.normal(size=(n, d + 3))}
+    return {name: space.astype(dtype) for name, space in given.items()}, labels
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize(
+    ("kind", "n", "d"),
+    [
+        ("random", 700, 12),
+        ("sorted clusters", 700, 12),
+        ("badly scaled", 700, 12),
+        ("more features than rows", 150, 160),
+        ("few rows", 62, 300),
+    ],
+)
+def test_a_tile_at_a_time_gives_what_all_rows_at_once_give(kind, n, d, dtype, small_tiles):
+    given, labels = planted(kind, n, d, dtype)
+    invariances = [*INTRINSIC, *FITTED, "relative-euclidean", "similarity"]
+    whole = align(given, 50, invariances, labels=labels)
+    read = small_tiles()
+    tiled = align(given, 50, invariances, labels=labels)
+    assert max(read) < (n - 50) / 2
+    numbers = list(whole.select_dtypes("number"))
+    np.testing.assert_allclose(tiled[numbers], whole[numbers], rtol=1e-6, atol=1e-6)
+    pd.testing.assert_frame_equal(tiled.drop(columns=numbers), whole.drop(columns=numbers))
+    scores = tiled[(tiled.model_a == "x") & (tiled.model_b == "turned")].set_index("invariance").score
+    assert (scores[["relative", "similarity"]] > (0.999 if d < 50 else 0.1)).all()
+    assert (scores[["absolute", "scale"]] < 0.9).all()
+
+
+def test_a_metric_that_needs_all_rows_at_once_gets_them(small_tiles):
+    given, labels = planted("random", 700, 12, "f8")
+    both = align(given, 50, metrics=["cosine", "cka"], labels=labels)
+    read = small_tiles()
+    pd.testing.assert_frame_equal(both, align(given, 50, metrics=["cosine", "cka"], labels=labels))
+    assert 650 in read
+
+
+def test_threads_and_none_give_the_same_bits(monkeypatch):
+    given = spaces("abcd")
+    alone = align(given, ANCHORS, list(INVARIANCES))
+    monkeypatch.setattr("invariances.alignment.SMALL", 0)
+    monkeypatch.setattr("invariances.threads.cores", lambda: 3)
+    pd.testing.assert_frame_equal(align(given, ANCHORS, list(INVARIANCES)), alone, check_exact=True)
 
 
 # Rows ------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@ import importlib.util
 import inspect
 import math
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -929,3 +931,48 @@ def test_enough_anchors_decide(name):
     verdict = discover(planted(name, "target only", seed=0), anchors=ANCHORS).verdict
     assert verdict.invariance == name
     assert not verdict.undecided
+
+
+# Memory ----------------------------------------------------------------------------------------
+
+
+PEAK = """
+import sys, threading, time
+import numpy as np
+from invariances import discover, spaces
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
+
+def watch():
+    while not ended:
+        peaks.append(anonymous())
+        time.sleep(0.005)
+
+small = np.random.default_rng(0).normal(size=(2, 300, 8))
+discover(list(small), anchors=50)
+spaces.CHUNK_BYTES = 2**22  # in proportion to the files
+peaks, ended = [anonymous()], []
+watching = threading.Thread(target=watch)
+watching.start()
+report = discover(sys.argv[1:], anchors=800)
+ended.append(True)
+watching.join()
+print(set(report.table.n_samples) == {39200}, report.verdict.invariance, max(peaks) - peaks[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from /proc")
+def test_spaces_in_files_are_never_held_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40_000, 32)).astype("f4")
+    files = [tmp_path / f"{name}.npy" for name in "ab"]
+    for file in files:
+        turn = np.linalg.qr(rng.normal(size=(96, 32)))[0].T.astype("f4")
+        np.save(file, x @ turn + 0.1 * rng.normal(size=(40_000, 96)).astype("f4"))
+    profiles = 2 * 39_200 * 800 * 4  # of both spaces, in single precision
+    command = [sys.executable, "-W", "ignore", "-c", PEAK, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    all_scored, invariance, peak = done.stdout.split()
+    assert (all_scored, invariance) == ("True", "orthogonal")
+    assert int(peak) < profiles

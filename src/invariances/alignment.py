@@ -241,7 +241,8 @@ def _own_invariance(name: str, given: object) -> Invariance:
     """What was given, or what a scikit-learn transform of ours does."""
     found = given if isinstance(given, (Invariance, type)) else getattr(given, "invariance", None)
     if not isinstance(found, Invariance):
-        raise SpaceError(f"invariance {name!r} is a {type(given).__name__}; give a transform, e.g. Scale()")
+        kind = type(given).__name__
+        raise SpaceError(f"invariance {name!r} is a {kind}; give a transform, e.g. Scale(), or an Invariance")
     return found
 
 

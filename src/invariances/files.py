@@ -23,7 +23,7 @@ _LARGEST_HEADER = 2**16
 class StoredSpace:
     """A matrix in a `.npy` or `.safetensors` file, of which only the rows asked for are read.
 
-    Every access maps the file anew and copies the rows, so that no page stays in memory.
+    Every access maps the file, copies the rows and lets the file go, so that no page stays in memory.
 
     Parameters
     ----------

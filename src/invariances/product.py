@@ -33,7 +33,7 @@ class Product(nn.Module):
     Parameters
     ----------
     similarities : sequence of str
-        The components, each at most once; see `invariances.transforms.relative`.
+        The components, each at most once; see `invariances.relative.relative`.
     anchors : int
         Number of anchors, k.
     width : int

@@ -1,4 +1,4 @@
-"""The invariances by name: how each is fitted to anchors and represents samples, in torch.
+"""The invariances by name: each is fitted to anchors, and then represents samples, in torch.
 
 What `align` and `stitch` work with; `invariances.transforms` has the same for scikit-learn's pipelines.
 """
@@ -47,8 +47,8 @@ def _as_it_is(x: torch.Tensor) -> torch.Tensor:
 class Invariance(NamedTuple):
     """How spaces are represented under an invariance.
 
-    A space x is represented by ``fit(prepare(anchors), target_anchors)(x)``; where no map is fitted, the target's
-    anchors are None.
+    To represent samples x: ``fit(prepare(anchors), target_anchors)(x)``, with None for the target's anchors where no
+    map is fitted.
     """
 
     fit: Callable[[Any, torch.Tensor | None], Representation]
@@ -60,7 +60,7 @@ class Invariance(NamedTuple):
     fitted: bool = False
     """Whether it is a map of one space onto another, and needs the target's anchors too."""
     padded: bool = False
-    """Whether unequal widths are made equal by zeros, or features left out."""
+    """Whether it maps between unequal widths by adding zeros or leaving features out."""
 
     def represent(self, anchors: torch.Tensor | None, target_anchors: torch.Tensor | None = None) -> Representation:
         """Prepare and fit at once."""

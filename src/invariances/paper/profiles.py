@@ -25,7 +25,7 @@ class Profile:
     """By data set, "" for the others."""
     n_test: int
     n_parallel: int
-    """Parallel sentences: the anchors come first, those up to `zoo.training.ANCHOR_POOL` are held out to score
+    """Parallel sentences: the anchors come first, those up to `zoo.trained.ANCHOR_POOL` are held out to score
     alignment, the rest teach encoders their language."""
     pixels: int
     pixels_imagenet: int

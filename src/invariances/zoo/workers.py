@@ -1,4 +1,4 @@
-"""Where training runs: in this process, on this machine's cores, or on a cluster; one call for all."""
+"""Run units of work, trainings above all: in this process, on this machine's cores, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOG_SECONDS = 60.0
 POLL_SECONDS = 0.05
 """Seconds between two looks at what is finished elsewhere."""
 WORTH_WORKERS = 20.0
-"""Worker processes are started where more seconds of work than this are left: each takes some 5 s to start."""
+"""Worker processes start only if more seconds of work than this remain: to start them takes some 5 s."""
 
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": 2**30,
@@ -61,7 +61,7 @@ DASK = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.worker-saturation": 1.0,
 }
-"""Its settings here. Its profiler looks into a worker a hundred times a second, which takes some 4 % of a core (seen in
+"""Dask's settings. Its profiler looks into a worker a hundred times a second, which takes some 4 % of a core (seen in
 units that wait); and no item may be set aside behind a long one while another worker is free."""
 
 _report: ContextVar[Callable[..., None] | None] = ContextVar("report", default=None)
@@ -83,9 +83,9 @@ def run(
 ) -> Iterator[Result]:
     """Yield ``unit(item)`` for all items, in the order in which they finish, with one progress bar.
 
-    One item, or one process, runs here; more run on single-threaded processes, or on the Dask
-    cluster whose address or scheduler file ``INVARIANCES_CLUSTER`` holds. Processes are started
-    only once what is left is worth it, unless their number is given.
+    Where ``INVARIANCES_CLUSTER`` holds the address or the scheduler file of a Dask cluster, all items go there. Else
+    one item, or one process, runs here; more start here, and go on in single-threaded processes where what is left
+    is worth it, or from the start where their number is given.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def _bar(total: float) -> tqdm:
 
 
 class _Progress:
-    """The one bar of a run. What a lost worker had done counts once: an item never falls behind what it reported."""
+    """The one bar of a run. What an item reported to a worker that was lost is not counted again."""
 
     def __init__(self, label: str, sizes: Sequence[float]) -> None:
         self.label, self.sizes, self.done, self.finished = label, sizes, [0.0] * len(sizes), 0
@@ -226,7 +226,7 @@ class _TakesLong(BaseException):
 class _Watch:
     """Tells the bar how far an item here has got, and ends it where more is left than `limit` seconds would do.
 
-    What comes before the first report of all, imports above all, says nothing about the rest, and is not counted.
+    The time before the first report, mostly imports, is not used to estimate the rest.
     """
 
     def __init__(self, progress: _Progress, limit: float) -> None:
@@ -309,7 +309,7 @@ def _dask(
 
 
 def _finished(waiting: as_completed, left: int) -> Iterator[Future]:
-    """What is finished, one by one; Ctrl-C is heard between two looks, since it can break a lock that Dask waits on."""
+    """What is finished, one by one. Ctrl-C is heard between two looks only: it could break a lock of Dask's."""
     while left:
         with _uninterrupted():
             batch = waiting.next_batch(block=False)
@@ -385,7 +385,7 @@ def _close(closable: Any) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the block ends; processes that start in it never see it, and are ended in order."""
+    """Put Ctrl-C off until the block ends; processes that start in it ignore it, and are ended in order."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return

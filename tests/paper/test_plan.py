@@ -244,6 +244,15 @@ def _coming(**given):
     return row
 
 
+def test_a_row_without_a_stand_in_is_not_run_at_smoke_size_and_says_so(monkeypatch):
+    without = datasets.REGISTRY["trec"]._replace(stand_in=None)
+    monkeypatch.setitem(datasets.REGISTRY, "trec", without)
+    rows = plan.rows(check("initialization", {"datasets": "mnist,trec"}))
+    assert plan.not_run(rows)["TREC"] == "trec has no embedded stand-in"
+    assert "TREC" not in plan.anchors(rows)
+    assert "MNIST" in plan.anchors(rows)
+
+
 def test_the_coming_row_is_in_no_table_yet_and_says_how_it_differs_from_its_source():
     row = _coming()
     assert row.row.name not in {known.name for known in ROWS["stitching"]}

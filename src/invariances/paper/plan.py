@@ -141,6 +141,8 @@ def _plan_row(row: Row, settings: Settings) -> PlannedRow:
         return PlannedRow(row, (), "not among the data sets of this run")
     data = settings.value("data")
     kept = [v for v in row.variants if data != "builtin" or datasets.REGISTRY[v.dataset].stand_in]
+    if not kept:
+        return PlannedRow(row, (), f"{row.dataset} has no embedded stand-in")
     try:
         return PlannedRow(row, tuple(_plan_group(variant, row, settings) for variant in kept), "")
     except PretrainedError as error:

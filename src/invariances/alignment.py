@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
@@ -225,7 +225,7 @@ def _naming(what: str) -> Iterator[None]:
         raise SpaceError(f"{what}: {error}") from error
 
 
-def _names(given: Sequence[str], what: str) -> Sequence[str]:
+def _names(given: Any, what: str) -> Any:
     if isinstance(given, str) or not isinstance(given, Collection) or not len(given):
         raise SpaceError(f"{what} is {shown(given)}; give a list of at least one name")
     return given
@@ -335,7 +335,8 @@ def _onto_others(
     """One space mapped onto each of the others."""
     images = _images(a, invariance, metrics, data)
     whole: dict[tuple[str, int], Any] = {}
-    scores, found = Counter(), []
+    scores: dict[tuple[str, int], float] = defaultdict(float)
+    found = []
     for rows in data.tiles:
         x, classes = data.samples[a][rows], data.classes_of(rows)
         for b, side in images.items():

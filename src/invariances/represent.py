@@ -51,7 +51,7 @@ class Invariance(NamedTuple):
     map is fitted.
     """
 
-    fit: Callable[[Any, torch.Tensor | None], Representation]
+    fit: Callable[[Any, Any], Representation]
     """Takes what `prepare` made of a source, and perhaps the target's anchors, shape (k, m)."""
     prepare: Callable[[torch.Tensor], Any] = _as_it_is
     """What a source's anchors, shape (k, d), are made into, once for all targets."""

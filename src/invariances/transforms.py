@@ -16,7 +16,7 @@ depend on, in the words of `OPERATIONS`; the tests hold every declaration in bot
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -204,7 +204,7 @@ class Relative(Transform):
     def __init__(
         self, similarity: Similarities = "cosine", center: bool = False, whiten: bool = False, shrink: float = 0.1
     ) -> None:
-        self.similarity = similarity
+        self.similarity: Similarities = similarity
         self.center = center
         self.whiten = whiten
         self.shrink = shrink
@@ -238,7 +238,8 @@ class _Fitted(Transform):
     def map_(self) -> Map:
         """The fitted map."""
         check_is_fitted(self, "represent_")
-        return self.represent_
+        fitted: Any = self.represent_
+        return fitted
 
 
 class Translation(_Fitted):

@@ -57,14 +57,17 @@ class _Sums:
 def _merge(total: _Rows | _Sums, tile: _Rows) -> _Rows | _Sums:
     """Both as one: the rows while they are few, then their sums in float64, as Chan et al. (1979) add variances."""
     n = total.n + tile.n
-    classes = None if total.classes is None else torch.cat([total.classes, tile.classes])
+    classes = None
+    if total.classes is not None and tile.classes is not None:
+        classes = torch.cat([total.classes, tile.classes])
     if isinstance(total, _Rows) and n <= max(FEW_SAMPLES, total.unit.shape[1]):
         return _Rows(torch.cat([total.unit, tile.unit]), classes)
     shift, weight = tile.mean - total.mean, tile.n / n
     covariance = total.covariance.double().add_(tile.covariance).addr_(shift, shift, alpha=total.n * weight)
-    of_classes = None
-    if classes is not None:
-        fewer, of_classes = sorted((total.of_classes, tile.of_classes), key=len)
+    fewer, of_classes = total.of_classes, tile.of_classes
+    if fewer is not None and of_classes is not None:
+        if len(fewer) > len(of_classes):
+            fewer, of_classes = of_classes, fewer
         of_classes[: len(fewer)] += fewer
     return _Sums(n, classes, total.mean + weight * shift, covariance, of_classes)
 
@@ -117,7 +120,7 @@ def _score_profiles(a: _Rows, b: _Rows) -> float:
 def _chance_rows(a: _Rows | _Sums, b: _Rows | _Sums, score: float, permutations: int) -> Score:
     n, d = a.n, min(len(a.mean), len(b.mean))
     within = math.nan
-    if a.of_classes is not None and b.of_classes is not None:
+    if a.classes is not None and a.of_classes is not None and b.of_classes is not None:
         counts = torch.bincount(a.classes).to(a.of_classes)
         within = float(((a.of_classes[:, :d] * b.of_classes[:, :d]).sum(dim=1) / counts).sum() / n)
     if d > n and isinstance(a, _Rows) and isinstance(b, _Rows):  # the same sum, from n x n products

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,7 +63,7 @@ def panels(
     return figure, list(axes.flat[:count])
 
 
-def draw_heatmap(ax: Axes, cells: pd.DataFrame, texts: np.ndarray, size: float, **options: object) -> None:
+def draw_heatmap(ax: Axes, cells: pd.DataFrame, texts: np.ndarray, size: float, **options: Any) -> None:
     """Draw a matrix with its names and a text in every cell, as seaborn does.
 
     For many panels: seaborn draws the whole figure anew for each, to see whether names overlap.
@@ -80,7 +80,7 @@ def draw_heatmap(ax: Axes, cells: pd.DataFrame, texts: np.ndarray, size: float, 
     **options
         As for matplotlib's ``pcolormesh``.
     """
-    mesh = ax.pcolormesh(cells, **options)
+    mesh: Any = ax.pcolormesh(cells, **options)
     ax.invert_yaxis()
     ax.set_xticks(np.arange(cells.shape[1]) + 0.5, cells.columns)
     ax.set_yticks(np.arange(cells.shape[0]) + 0.5, cells.index)
@@ -89,7 +89,7 @@ def draw_heatmap(ax: Axes, cells: pd.DataFrame, texts: np.ndarray, size: float, 
     for (line, column), colour in zip(np.ndindex(cells.shape), mesh.get_facecolors(), strict=True):
         text_colour = ".15" if relative_luminance(colour) > 0.408 else "w"
         place = {"ha": "center", "va": "center", "color": text_colour, "fontsize": size}
-        ax.text(column + 0.5, line + 0.5, texts[line, column], **place)
+        ax.text(column + 0.5, line + 0.5, str(texts[line, column]), **place)
 
 
 def draw_legend(figure: Figure, axes: list[Axes], columns: int = 4, place: str = "lower", **options: object) -> None:

@@ -204,7 +204,7 @@ def _taken_apart(
             module = heads.load(recipe, torch.device(device)).module
             product = module.product
         else:
-            module = trained.restore(model, data[base.data]).head
+            module = trained.restore_head(model, data[base.data])
         answer = partial(_answer, module.to(memory_format=torch.channels_last))
         pieces[name] = Stitchable(_codes(model, ids, targets[base.data]), answer, product)
     for name, recipe in untrained[key[0]].items():

@@ -12,7 +12,7 @@ from torch import nn
 from invariances.relative import relative
 from invariances.stitching import mean_squared_error, weighted_f1
 from invariances.zoo import datasets
-from invariances.zoo.networks import Model, build
+from invariances.zoo.networks import Model, build, head
 from invariances.zoo.recipes import Recipe
 from invariances.zoo.store import Artefact
 
@@ -30,6 +30,7 @@ __all__ = [
     "pool",
     "quality",
     "restore",
+    "restore_head",
     "scored",
     "unpack",
 ]
@@ -71,11 +72,21 @@ def fresh_model(recipe: Recipe, prepared: Artefact) -> Model:
     return build(recipe.network, recipe.task, recipe.anchors, shape, len(note["classes"]), note["vocabulary"])
 
 
-def restore(trained: Trained, prepared: Artefact | None = None) -> Model:
-    """The trained model on the CPU, in evaluation mode; its data set is read where it is not given."""
-    model = fresh_model(trained.recipe, prepared or datasets.load(trained.recipe.data))
+def restore(trained: Trained) -> Model:
+    """The trained model on the CPU, in evaluation mode."""
+    model = fresh_model(trained.recipe, datasets.load(trained.recipe.data))
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in trained.weights.items()})
     return model.eval()
+
+
+def restore_head(trained: Trained, prepared: Artefact) -> nn.Module:
+    """The head of the trained model alone, as `restore` gives it; an encoder takes longer to build."""
+    recipe = trained.recipe
+    width, shape = recipe.anchors or trained.spaces["test"].shape[1], prepared.arrays["train_x"].shape[1:]
+    module = head(recipe.network, recipe.task, width, shape, len(prepared.note["classes"]))
+    weights = {name: array for name, array in trained.weights.items() if name.startswith("head.")}
+    module.load_state_dict({name[len("head.") :]: torch.from_numpy(a.copy()) for name, a in weights.items()})
+    return module.eval()
 
 
 def inputs(x: torch.Tensor) -> torch.Tensor:

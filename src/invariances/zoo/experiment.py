@@ -199,7 +199,8 @@ def _taken_apart(
     data = {name: datasets.load(name) for name in names}  # read once, however many models share it
     targets = {name: _targets(prepared, bases[0].task) for name, prepared in data.items()}
     for (name, recipe), base in zip(recipes[key].items(), bases, strict=True):
-        model, product = _load(base, device), None
+        model: Any = _load(base, device)
+        product = None
         if isinstance(recipe, HeadRecipe):
             module = heads.load(recipe, torch.device(device)).module
             product = module.product

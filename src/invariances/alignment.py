@@ -24,7 +24,6 @@ from invariances.rows import Rows, Spread, of_row, row_columns
 from invariances.spaces import (
     Spaces,
     Subset,
-    all_finite,
     anchor_ids,
     check_values,
     check_whole,
@@ -266,12 +265,7 @@ class _Side(NamedTuple):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """What rows of the space are represented by, shape (n, m)."""
         with _naming(self.name):
-            represented = self.represent(x)
-            if not all_finite(represented):
-                raise SpaceError(
-                    f"what it is mapped to is too large for {represented.dtype}; rescale the spaces, or give float64"
-                )
-        return represented
+            return self.represent(x)
 
     def prepare(self, metric: Metric, represented: torch.Tensor, classes: torch.Tensor | None) -> Any:
         """What a metric makes of it."""

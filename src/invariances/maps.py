@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 
 from invariances.errors import SpaceError
-from invariances.spaces import all_finite, is_number
+from invariances.spaces import check_range, is_number
 
 __all__ = [
     "Factor",
@@ -49,12 +49,7 @@ class Map(NamedTuple):
         SpaceError
             If the result leaves the range of its type.
         """
-        mapped = x @ self.weight.T.to(x) + self.bias.to(x)
-        if not all_finite(mapped):
-            raise SpaceError(
-                f"what it is mapped to is too large for {mapped.dtype}; rescale the spaces, or give float64"
-            )
-        return mapped
+        return check_range(x @ self.weight.T.to(x) + self.bias.to(x))
 
 
 class Factor(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from invariances.errors import SpaceError
-from invariances.spaces import is_number, unit_factor
+from invariances.spaces import check_range, is_number, unit_factor
 
 __all__ = ["SIMILARITIES", "Profile", "Similarities", "Whitening", "profile", "relative", "scale", "whitening"]
 
@@ -150,9 +150,15 @@ class Profile(NamedTuple):
     similarity: Similarities
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Compare the rows of `x`, shape (n, d), with the anchors, which gives shape (n, k)."""
+        """Compare the rows of `x`, shape (n, d), with the anchors, which gives shape (n, k).
+
+        Raises
+        ------
+        SpaceError
+            If the result leaves the range of its type.
+        """
         moved = x if self.whitening is None else self.whitening(x)
-        return relative(moved, self.anchors.to(moved), self.similarity)
+        return check_range(relative(moved, self.anchors.to(moved), self.similarity))
 
 
 def profile(

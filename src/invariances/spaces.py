@@ -29,6 +29,7 @@ __all__ = [
     "all_finite",
     "anchor_ids",
     "as_tensor",
+    "check_range",
     "check_values",
     "check_whole",
     "chunks",
@@ -151,6 +152,19 @@ def all_finite(x: torch.Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity."""
     # no finite sum has such a term, and a sum takes a fiftieth of the time; one that overflows proves nothing
     return bool(x.detach().sum().isfinite() or x.isfinite().all())
+
+
+def check_range(x: torch.Tensor) -> torch.Tensor:
+    """Give back what samples are mapped to, unless it leaves the range of its floating-point type.
+
+    Raises
+    ------
+    SpaceError
+        If it does.
+    """
+    if not all_finite(x):
+        raise SpaceError(f"what it is mapped to is too large for {x.dtype}; rescale the spaces, or give float64")
+    return x
 
 
 def _check_dtype(dtype: np.dtype | torch.dtype, name: str) -> None:

@@ -49,7 +49,8 @@ from invariances import (
 )
 from invariances.cli import main
 from invariances.errors import ParameterError, SpaceError
-from invariances.spaces import anchor_ids, read_space, read_spaces
+from invariances.samples import anchor_ids
+from invariances.spaces import read_space, read_spaces
 
 TRANSFORMS = {
     type(transform).__name__: transform
@@ -231,8 +232,30 @@ CASES = [
     ("strings", reading(X.astype(str)), "^model has dtype <U32; give floating-point numbers"),
     ("integers in a tensor", reading(FLOATS.long()), "^model has dtype torch.int64; give floating-point numbers"),
     ("eight-bit floats", reading(FLOATS.to(torch.float8_e5m2)), "^model has dtype torch.float8_e5m2; give floating"),
-    ("a list of lists", reading(X.tolist()), "^model is a list; give a numpy array, a torch tensor, or the path"),
-    ("a data frame", reading(pd.DataFrame(X)), r"^model is a DataFrame; give a numpy array, .*, here x\.to_numpy\(\)$"),
+    (
+        "ragged lists",
+        reading([[1.0, 2.0], [1.0]]),
+        "^model: row 0 has a vector of shape .*; give all rows",
+    ),
+    ("a list of words", reading(["a", "b"]), "^model: row 0 holds no list of numbers; give vectors like"),
+    ("a list of unlike tensors", reading([FLOATS[0], FLOATS[0, :2]]), "^model is a list of unlike tensors; give"),
+    (
+        "a frame of words",
+        reading(pd.DataFrame({"a": ["x", "y"]})),
+        "^model has no column of numbers .*; give",
+    ),
+    (
+        "labels beside features",
+        reading(pd.DataFrame(X).assign(label=1)),
+        "^model has whole numbers .label. beside its features; name the features",
+    ),
+    (
+        "vectors of two models in one frame",
+        reading(pd.DataFrame({"a": list(X), "b": list(Y)})),
+        "^model has 2 columns of vectors .a, b.; name one",
+    ),
+    ("tokens", reading(np.ones((4, 3, 2))), r"^model has shape .4, 3, 2.; .*; x\.mean\(1\) pools"),
+    ("feature maps", reading(np.ones((4, 3, 2, 2))), r"^model has shape .4, 3, 2, 2.; .*; x\.mean\(\(2, 3\)\) pools"),
     ("a sparse matrix", reading(scipy.sparse.csr_array(X)), r"^model is a csr_array; give .*, here x\.toarray\(\)$"),
     ("a sparse tensor", reading(FLOATS.to_sparse()), r"^model is a sparse, .*; give a plain one, e\.g\. x\.to_dense"),
     ("a masked array", reading(np.ma.masked_greater(X, 1)), "^model is a MaskedArray; give a numpy array"),
@@ -240,7 +263,7 @@ CASES = [
     ("a tensor without values", reading(FLOATS.to("meta")), "^model is a sparse, nested or meta tensor; give"),
     # files
     ("no file", reading(lambda f: f / "absent.npy"), "^model: there is no file .*absent.npy; give"),
-    ("a folder", reading(lambda f: f), "^model: there is no file .*; give"),
+    ("a folder", reading(lambda f: f), "holds no .parquet file; give a folder of Parquet shards"),
     ("a name too long", reading("x" * 999 + ".npy"), "^model: there is no file x*.npy; give"),
     ("an empty file", reading(lambda f: raw(f, b"")), r"x\.npy is damaged, truncated or not a plain matrix .*save it"),
     ("a header cut off", reading(lambda f: cut(npy(f, X), 40)), "is damaged, truncated .*save it again$"),
@@ -267,26 +290,26 @@ CASES = [
     (
         "an archive",
         reading(lambda f: raw(f, b"", "x.npz")),
-        r"only \.npy and \.safetensors are safe to load; convert it",
+        "is damaged, truncated .*save it again$",
     ),
     (
         "a torch file",
         reading(lambda f: raw(f, b"", "x.pt")),
-        r"only \.npy and \.safetensors are safe to load; convert it",
+        r"only \.npy, .* or \.parquet are safe to load; convert it",
     ),
     (
-        "a text file",
+        "an empty text file",
         reading(lambda f: raw(f, b"", "x.csv")),
-        r"only \.npy and \.safetensors are safe to load; convert it",
+        "is damaged, truncated .*save it again$",
     ),
     ("a vector in a file", reading(lambda f: npy(f, X[0])), r"^model has shape .4,.; give a matrix"),
     ("NaN in a file", reading(lambda f: npy(f, changed(-1, np.nan))), "hold NaN or infinity .first: row 39.; repair"),
     (
         "two tensors",
         reading(lambda f: tensors(f, x=FLOATS, y=FLOATS + 1)),
-        "holds 2 tensors; give a file with one matrix",
+        "holds 2 tensors .x, y.; name one, e.g. x.safetensors:x",
     ),
-    ("no tensor", reading(lambda f: tensors(f)), "holds 0 tensors; give a file with one matrix"),
+    ("no tensor", reading(lambda f: tensors(f)), "holds 0 tensors; give a file with a matrix"),
     (
         "a tensor of integers",
         reading(lambda f: tensors(f, x=FLOATS.int())),
@@ -330,13 +353,13 @@ CASES = [
     ("anchors: one", aligned(anchors=1), r"^1 anchor.s. given; at least 2 are needed"),
     ("anchors: fewer than none", aligned(anchors=-3), r"^-3 anchor.s. given; at least 2 are needed"),
     ("anchors: too many", aligned(anchors=39), "^39 anchors asked for, but there are 40 rows, .*; give fewer anchors"),
-    ("anchors: a fraction", aligned(anchors=10.0), "^anchors must be a count or a list .* row ids"),
-    ("anchors: NaN", aligned(anchors=math.nan), "^anchors must be a count or a list .* row ids"),
-    ("anchors: a string", aligned(anchors="10"), "^anchors must be a count or a list .* row ids"),
-    ("anchors: an empty list", aligned(anchors=[]), "^anchors must be a count or a list .* row ids"),
-    ("anchors: two axes", aligned(anchors=[[0, 1], [2, 3]]), "^anchors must be a count or a list .* row ids"),
-    ("anchors: a mask", aligned(anchors=[True] * 10 + [False] * 30), "^anchors must be a count or a list .* row ids"),
-    ("anchors: ragged", aligned(anchors=[1, [2, 3]]), "^anchors must be a count or a list .* row ids"),
+    ("anchors: a fraction", aligned(anchors=10.0), "^anchors must be a count, a list .* row ids"),
+    ("anchors: NaN", aligned(anchors=math.nan), "^anchors must be a count, a list .* row ids"),
+    ("anchors: no file", aligned(anchors="10"), "^anchors: there is no file 10; give a count"),
+    ("anchors: an empty list", aligned(anchors=[]), "^anchors must be a count, a list .* row ids"),
+    ("anchors: two axes", aligned(anchors=[[0, 1], [2, 3]]), "^anchors must be a count, a list .* row ids"),
+    ("anchors: a short mask", aligned(anchors=[True] * 10), "^the mask of anchors has 10 values; give one for each"),
+    ("anchors: ragged", aligned(anchors=[1, [2, 3]]), "^anchors must be a count, a list .* row ids"),
     ("anchors: out of range", aligned(anchors=[0, 40]), r"^anchor id 40 is outside the rows 0\.\.39; give"),
     ("anchors: negative", aligned(anchors=[-1, 3]), r"^anchor id -1 is outside the rows 0\.\.39; give"),
     ("anchors: repeated", aligned(anchors=[1, 1, 2]), "^1 anchor ids are repeated; give every anchor once"),
@@ -445,9 +468,17 @@ CASES = [
     ("NaN in a sample", transformed(changed(0, np.nan)), "^x holds NaN or infinity; repair or drop these samples"),
     ("one sample without its axis", transformed(X[0]), r"^x has shape .4,., but fit saw 4 features; use"),
     ("integers to transform", transformed(X.astype(int)), "^x has dtype int64; give floating-point numbers"),
-    ("a list to transform", transformed(X.tolist()), "^x is a list; give a numpy array, a torch tensor"),
-    ("ragged samples", transformed([[1.0], [1.0, 2.0]]), "^x is a list; give a numpy array, a torch tensor"),
-    ("a data frame to transform", transformed(pd.DataFrame(X)), r"^x is a DataFrame; .*, here x\.to_numpy\(\)$"),
+    ("a list to transform", transformed(X[0].tolist()), "^x: 4 row.s. have no vector .first: row 0.; drop"),
+    (
+        "ragged samples",
+        transformed([[1.0], [1.0, 2.0]]),
+        "^x: row 0 has a vector of shape .*; give all rows",
+    ),
+    (
+        "a narrow data frame",
+        transformed(pd.DataFrame(X).iloc[:, :3]),
+        r"^x has shape .40, 3., but fit saw 4",
+    ),
     ("a sparse tensor to transform", transformed(FLOATS.to_sparse()), "^x is a sparse, nested or meta tensor; give"),
     ("masked samples", transformed(np.ma.masked_greater(X, 1)), "^x is a MaskedArray; give a numpy array"),
     (
@@ -728,7 +759,7 @@ COMMANDS = [
     ("one file", "a.npy --anchors 20", "1 space.s. given; at least 2 are needed"),
     ("one file twice", "a.npy a.npy b.npy --anchors 20", "a.npy and a.npy are one file; give"),
     ("an absent file", "a.npy absent.npy --anchors 20", "space 'absent': there is no file absent.npy; give"),
-    ("a folder", "a.npy . --anchors 20", "there is no file .; give"),
+    ("a folder", "a.npy . --anchors 20", "holds no .parquet file; give"),
     ("a text file", "a.npy note.txt --anchors 20", "space 'note': note.txt is not read, .*; convert it"),
     ("a truncated file", "a.npy cut.npy --anchors 20", "space 'cut': cut.npy is damaged, truncated .*; save it again"),
     ("NaN", "a.npy nan.npy --anchors 20", "space 'nan': 1 row.s. hold NaN or infinity .first: row 39.; repair"),
@@ -736,7 +767,7 @@ COMMANDS = [
     ("unequal rows", "a.npy short.npy --anchors 20", "a 40, short 39.; embed the same samples"),
     ("more anchors than rows", "a.npy b.npy", "500 anchors asked for, but there are 40 rows, .*; give fewer"),
     ("one anchor", "a.npy b.npy --anchors 1", "1 anchor.s. given; at least 2 are needed"),
-    ("anchors in words", "a.npy b.npy --anchors many", "Invalid value for '--anchors'"),
+    ("anchors in words", "a.npy b.npy --anchors many", "anchors: there is no file many; give a count"),
     ("a negative seed", "a.npy b.npy --anchors 20 --seed -1", "seed is -1; give a whole number of at least 0"),
     ("a seed too large", f"a.npy b.npy --anchors 20 --seed {2**70}", "seed is .*; give a whole number below"),
     (

@@ -721,7 +721,7 @@ def test_names_of_models_cannot_break_the_page(tmp_path):
         ({"anchors": 1}, "at least 2 are needed"),
         ({"anchors": [3, 3, 4]}, "anchor ids are repeated"),
         ({"anchors": [0, N]}, "is outside the rows"),
-        ({"anchors": None}, "a count or a list of whole-numbered row ids"),
+        ({"anchors": None}, "a count, a list of whole-numbered row ids"),
         ({"labels": [0, 1]}, f"one label for each of the {N} rows"),
         ({"spaces": [np.eye(10)]}, "at least 2 are needed to compare models"),
         ({"spaces": [np.eye(10), np.eye(11)]}, "different numbers of rows"),

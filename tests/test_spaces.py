@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from invariances.errors import SpaceError
-from invariances.spaces import anchor_ids, class_codes, read_space, read_spaces
+from invariances.samples import anchor_ids, class_codes
+from invariances.spaces import read_space, read_spaces
 
 FLOATS = [np.float16, np.float32, np.float64]
 
@@ -88,7 +89,6 @@ def test_an_array_is_copied_so_that_later_writes_do_not_reach_the_space():
         (matrix() > 0, "dtype bool; give floating-point"),
         (matrix().astype(complex), "dtype complex128; give floating-point"),
         (matrix().astype(object), "dtype object; give floating-point numbers"),
-        (matrix().tolist(), "is a list; give a numpy array, a torch tensor, or the path"),
         (None, "is a NoneType; give a numpy array"),
     ],
 )
@@ -146,10 +146,10 @@ def torch_pickle(folder):
         (truncated(as_safetensors), "is damaged, truncated .*save it again"),
         (empty(".npy"), "is damaged, truncated .*save it again"),
         (empty(".safetensors"), "is damaged, truncated .*save it again"),
-        (two_tensors, "holds 2 tensors; give a file with one matrix"),
-        (torch_pickle, "only .npy and .safetensors are safe to load; convert it"),
+        (two_tensors, "holds 2 tensors .x, y.; name one, e.g. x.safetensors:x"),
+        (torch_pickle, "only .npy, .* are safe to load; convert it"),
         (lambda folder: folder / "absent.npy", "there is no file"),
-        (lambda folder: folder, "there is no file"),
+        (lambda folder: folder, "holds no .parquet file; give"),
     ],
 )
 def test_an_unusable_file_is_named_with_its_remedy(file, match, tmp_path):
@@ -229,13 +229,13 @@ def test_two_rows_remain_at_the_limit(anchors):
         ([1, 2, 2, 3, 3, 3], "3 anchor ids are repeated; give every anchor once"),
         ([0, 10], r"anchor id 10 is outside the rows 0\.\.9"),
         ([-1, 3], r"anchor id -1 is outside the rows 0\.\.9"),
-        ([0.0, 1.0], "a count or a list of whole-numbered row ids"),
-        (5.0, "a count or a list of whole-numbered row ids"),
-        ([[0, 1], [2, 3]], "a count or a list of whole-numbered row ids"),
-        ([True] * 3 + [False] * 7, "a count or a list of whole-numbered row ids"),
-        (["a", "b"], "a count or a list of whole-numbered row ids"),
-        ([], "a count or a list of whole-numbered row ids"),
-        (None, "a count or a list of whole-numbered row ids"),
+        ([0.0, 1.0], "a count, a list of whole-numbered row ids, a mask, or a file"),
+        (5.0, "a count, a list of whole-numbered row ids, a mask, or a file"),
+        ([[0, 1], [2, 3]], "a count, a list of whole-numbered row ids, a mask, or a file"),
+        ([True] * 3, "the mask of anchors has 3 values; give one for each of the 10 rows"),
+        (["a", "b"], "a count, a list of whole-numbered row ids, a mask, or a file"),
+        ([], "a count, a list of whole-numbered row ids, a mask, or a file"),
+        (None, "a count, a list of whole-numbered row ids, a mask, or a file"),
     ],
 )
 def test_unusable_anchors_are_named_with_their_remedy(anchors, match):

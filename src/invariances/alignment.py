@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from invariances.arguments import check_whole, shown
 from invariances.errors import SpaceError
 from invariances.metrics.nulls import PERMUTATIONS
 from invariances.metrics.retrieval import GALLERY
@@ -21,18 +22,8 @@ from invariances.metrics.score import SUBSAMPLE, Metric, Score
 from invariances.metrics.table import check_permutations, metric_named
 from invariances.represent import Invariance, Representation, absolute, invariance_named
 from invariances.rows import Rows, Spread, of_row, row_columns
-from invariances.spaces import (
-    Spaces,
-    Subset,
-    anchor_ids,
-    check_values,
-    check_whole,
-    chunks,
-    class_codes,
-    open_spaces,
-    read_space,
-    shown,
-)
+from invariances.samples import Anchors, Labels, class_codes
+from invariances.spaces import OpenSpaces, Spaces, Subset, check_values, chunks, open_spaces, read_space
 from invariances.threads import SMALL, in_threads
 
 __all__ = ["COLUMNS", "FOUND_COLUMNS", "align"]
@@ -59,10 +50,10 @@ COPY = "the same model"
 
 def align(
     spaces: Spaces | Rows,
-    anchors: int | Sequence[int] | np.ndarray | Mapping[str, Any] | None = None,
+    anchors: Anchors | Mapping[str, Any] | None = None,
     invariances: Sequence[str] | Mapping[str, Any] = ("absolute", "scale", "relative", "affine"),
     metrics: Sequence[str] = ("cosine",),
-    labels: Sequence | np.ndarray | Mapping[str, Any] | None = None,
+    labels: Labels | Mapping[str, Any] = None,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
     workers: Spread | None = None,
@@ -72,11 +63,13 @@ def align(
     Parameters
     ----------
     spaces : mapping from model names to spaces, sequence of spaces, or Rows
-        Each n x d, the same n samples in the same order; widths may differ. Of `Rows`, each is compared by itself;
+        Each n x d, as `invariances.readers.read` takes it: the same n samples in the same order, or with ids that
+        match; widths may differ. Of `Rows`, each is compared by itself;
         under a key (row, "self") every model is compared with itself: the most that an invariance can show.
-    anchors : int or sequence of row ids, optional
+    anchors : int, sequence, mask or path, optional
         Rows that transforms are fitted on; they are left out of the score. A count draws them by
-        `seed`. Needed by every invariance but "absolute" and "scale". For `Rows`, perhaps a mapping from their names.
+        `seed`; else row numbers of the first space, a mask, ids of rows, or a file of these. Needed by every
+        invariance but "absolute" and "scale". For `Rows`, perhaps a mapping from their names.
     invariances : sequence of str, or mapping from names to transforms
         Names in `invariances.INVARIANCES`, or transforms of your own (`invariances.transforms.Transform`, or an
         `Invariance`) under names of your own, e.g. ``{"l1": Relative("l1", center=True)}``.
@@ -193,10 +186,9 @@ class _Data(NamedTuple):
 
 def _read(spaces: Spaces, anchors: Any, labels: Any, options: _Options, threads: int | None) -> _Data:
     opened = open_spaces(spaces)
-    n = len(next(iter(opened.values())))
-    classes = class_codes(labels, n)
-    ids = _anchors_for(options.invariances, anchors, n, options.seed)
-    scored = np.setdiff1d(np.arange(n), ids)
+    classes = class_codes(opened.labels_of_rows(labels), opened.n)
+    ids = _anchors_for(options.invariances, anchors, opened, options.seed)
+    scored = np.setdiff1d(np.arange(opened.n), ids)
     widest = reduce(torch.promote_types, (space[:1].dtype for space in opened.values()), torch.float32)
     samples = {name: Subset(space, scored, widest) for name, space in opened.items()}
     anchored = {}
@@ -245,10 +237,10 @@ def _own_invariance(name: str, given: object) -> Invariance:
     return found
 
 
-def _anchors_for(invariances: Mapping[str, Invariance], anchors: object, n: int, seed: int) -> np.ndarray:
+def _anchors_for(invariances: Mapping[str, Invariance], anchors: Any, spaces: OpenSpaces, seed: int) -> np.ndarray:
     needing = [name for name, invariance in invariances.items() if invariance.anchored]
     if anchors is not None:
-        return anchor_ids(anchors, n, seed)
+        return spaces.anchor_rows(anchors, seed)
     if needing:
         raise SpaceError(f"{', '.join(needing)} need anchors; give a count (anchors=500) or the row ids of the anchors")
     return np.array([], dtype=np.int64)

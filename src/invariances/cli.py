@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ast
 import errno
-import importlib.util
 import logging
 import os
 import sys
-from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +15,10 @@ from typer.core import TyperGroup
 
 from invariances import __version__
 from invariances.errors import DataError, InvariancesError, ParameterError, PretrainedError, StoreError
+from invariances.extras import need
+from invariances.own import DISCOVER_EPILOG, discover
 
-__all__ = ["EXTRAS", "STOPPED", "app", "book", "data", "discover", "main", "reproduce", "run", "store"]
+__all__ = ["STOPPED", "app", "book", "data", "discover", "main", "reproduce", "run", "store"]
 
 
 # \b keeps click from rewrapping a paragraph
@@ -42,20 +41,6 @@ Environment (relative paths count from the folder of the start):
                        compare pairs of them on a cluster
 """
 STOPPED = "stopped; what is finished is kept, run the same command again to go on"
-EXTRAS = {
-    "zoo": (
-        "datasets",
-        "distributed",
-        "filelock",
-        "huggingface_hub",
-        "pyarrow",
-        "pydantic",
-        "tokenizers",
-        "torchvision",
-    ),
-    "book": ("papermill", "nbformat", "matplotlib", "seaborn", "jupyter_book"),
-}
-"""A package of every part of an extra, by which it is known to be installed."""
 
 
 class Commands(TyperGroup):
@@ -69,17 +54,6 @@ class Commands(TyperGroup):
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what a notebook's kernel was at
             typer.echo(f"invariances: {STOPPED}", err=True)
             raise typer.Exit(130) from None
-
-
-def _need(command: str, *extras: str) -> None:
-    """Refuse a command before its work if what it needs is not installed."""
-    for extra in extras:
-        missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ParameterError(
-                f"`invariances {command}` needs {missing[0]}, which is not installed; "
-                f"run pip install 'invariances[{','.join(extras)}]'"
-            )
 
 
 app = typer.Typer(
@@ -120,7 +94,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Run one section's notebook; the output appears only if it succeeds. Needs the extras zoo and book."""
-    _need("run", "zoo", "book")
+    need("run", "zoo", "book")
     from invariances.paper.settings import check
 
     given = dict(_pair(text) for text in parameter or [])
@@ -164,7 +138,7 @@ def book(
 
     Needs the extras zoo and book.
     """
-    _need("book", "zoo", "book")
+    need("book", "zoo", "book")
     from invariances.notebooks import root
     from invariances.paper.settings import check
     from invariances.reproduce import make_book
@@ -198,7 +172,7 @@ def reproduce(
     It can be stopped at any point; the same command goes on with the models that are finished. Needs the extras zoo and
     book.
     """
-    _need("reproduce", "zoo", "book")
+    need("reproduce", "zoo", "book")
     from invariances.notebooks import root
     from invariances.reproduce import reproduce as run_all
 
@@ -240,7 +214,7 @@ def data(
     ] = False,
 ) -> None:
     """Show which data sets can be reached, from where, and how many samples they have; or check them. Needs zoo."""
-    _need("data", "zoo")
+    need("data", "zoo")
     from invariances.zoo.home import data_folder, home
 
     if encoders:
@@ -320,7 +294,7 @@ def store(
     verify: Annotated[bool, typer.Option("--verify", help="Read everything and compare the checksums.")] = False,
 ) -> None:
     """List what is kept, trained models and decoded data; what is deleted is made again when needed. Needs zoo."""
-    _need("store", "zoo")
+    need("store", "zoo")
     from invariances.zoo import store
     from invariances.zoo.contents import CONTENTS
     from invariances.zoo.home import home
@@ -349,53 +323,7 @@ def store(
         )
 
 
-@app.command(epilog="\b\nExample:\n  invariances discover a.npy b.npy --anchors 500 --html report.html")
-def discover(
-    spaces: Annotated[list[Path], typer.Argument(help="Embeddings of the same samples: .npy or .safetensors, n x d.")],
-    anchors: Annotated[int, typer.Option(help="How many rows the maps are fitted on.")] = 500,
-    seed: Annotated[int, typer.Option(help="Draws the anchors.")] = 0,
-    delta: Annotated[float, typer.Option(help="Share of the variance below which classes do not differ.")] = 0.01,
-    permutation: Annotated[
-        bool, typer.Option("--permutation", help="Compare permutations too, for ReLU codes.")
-    ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page. Needs the extra plot.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Let --html replace a file that is no report.")] = False,
-) -> None:
-    """Find the transformation that relates your own embeddings, or none."""
-    from invariances.outputs import check_output, same_file
-
-    for first, second in combinations(spaces, 2):
-        if first == second or same_file(first, second):
-            raise ParameterError(f"{first} and {second} are one file; give the embeddings of every model once")
-    from invariances.report import MARKER, check_plots
-
-    if html:  # said before the work, not after it
-        check_plots()
-        check_output(html, spaces, MARKER, force)
-    from invariances.discovery import discover as find
-
-    # files of one name in several folders keep their paths as names
-    names = [path.stem or str(path) for path in spaces]
-    names = names if len(set(names)) == len(names) else [str(path) for path in spaces]
-    labels = [os.fsencode(name).decode("utf-8", "replace") for name in names]  # readable in any locale
-    options = {"anchors": anchors, "seed": seed, "permutation": permutation, "delta": delta}
-    report = find(dict(zip(labels, spaces, strict=True)), **options, workers=_cluster())
-    typer.echo(report.ladder.to_string(index=False, float_format="{:.3f}".format))
-    typer.echo(
-        f"\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}\n{report.verdict}\n{report.rule}"
-    )
-    if html:
-        typer.echo(f"Report: {report.to_html(html)}")
-
-
-def _cluster() -> Any:
-    """How blocks of pairs are spread over the cluster that the environment names; None where it names none."""
-    if not os.environ.get("INVARIANCES_CLUSTER"):
-        return None
-    _need("discover", "zoo")
-    from invariances.zoo.workers import spread
-
-    return partial(spread, label="comparing pairs")
+app.command(epilog=DISCOVER_EPILOG)(discover)
 
 
 def main() -> None:

@@ -8,15 +8,12 @@ on held-out samples, and picks the smallest class that is as good as the best.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from invariances.alignment import align
 from invariances.ladders import ALL_PAIRS, DELTA, check_delta, ladder
 from invariances.report import WEAK, Report, Verdict
 from invariances.rows import Spread
-from invariances.spaces import Spaces, anchor_ids, open_spaces
+from invariances.samples import Anchors, Labels
+from invariances.spaces import Spaces, open_spaces
 
 __all__ = ["discover"]
 
@@ -38,8 +35,8 @@ STRUCTURE = [
 
 def discover(
     spaces: Spaces,
-    anchors: int | Sequence[int] | np.ndarray = 500,
-    labels: Sequence | np.ndarray | None = None,
+    anchors: Anchors = 500,
+    labels: Labels = None,
     seed: int = 0,
     permutation: bool = False,
     delta: float = DELTA,
@@ -50,10 +47,10 @@ def discover(
     Parameters
     ----------
     spaces : mapping from model names to spaces, or sequence of spaces
-        Each n x d, the same samples in the same order. Three or more models allow the
+        Each n x d, the same samples in the same order, or with ids that match. Three or more models allow the
         instrumented ladder, which variation private to a model does not mislead.
-    anchors : int or sequence of row ids
-        Rows that maps are fitted on; the others are scored.
+    anchors : int, sequence, mask or path
+        Rows that maps are fitted on, as `invariances.align` takes them; the others are scored.
     labels : sequence of length n, optional
         Classes, for the within-class null of the table.
     seed : int
@@ -80,8 +77,9 @@ def discover(
     invariances.ladder : The rule behind the verdict.
     """
     check_delta(delta)
-    read = open_spaces(spaces)
-    ids = anchor_ids(anchors, len(next(iter(read.values()))), seed)
+    opened = open_spaces(spaces)
+    ids, labels = opened.anchor_rows(anchors, seed), opened.labels_of_rows(labels)
+    read = dict(opened)  # from here on, rows are those of all spaces
     table = align(read, anchors=ids, labels=labels)  # checks the labels
     found = ladder(read, ids, seed=seed, permutation=permutation, delta=delta, workers=workers).table
     of_all, of_pairs = found[found.model_a == ALL_PAIRS], found[found.model_a != ALL_PAIRS]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from invariances.errors import SpaceError
 
-__all__ = ["StoredSpace", "to_tensor"]
+__all__ = ["StoredSpace", "choose_member", "damage", "is_file", "map_npy", "to_tensor"]
 
 _LARGEST_HEADER = 2**16
 """Bytes that the header of an .npy file may have; that of a matrix has about 100."""
@@ -30,17 +31,19 @@ class StoredSpace:
     path : Path
     name : str
         What to call the space in an error message.
+    tensor : str, optional
+        Which of several tensors in a `.safetensors` file.
 
     Raises
     ------
     SpaceError
-        If the file is missing, damaged, truncated, of another kind, or holds more than one matrix.
+        If the file is missing, damaged, truncated, of another kind, or does not say which tensor is meant.
     """
 
-    def __init__(self, path: Path, name: str = "space") -> None:
-        self.path, self.name = path, name
+    def __init__(self, path: Path, name: str = "space", tensor: str | None = None) -> None:
+        self.path, self.name, self.tensor = path, name, tensor
         self._place = path.absolute()  # a worker may have another working folder
-        if not _is_file(path):
+        if not is_file(path):
             raise SpaceError(f"{name}: there is no file {path}; give the path of an .npy or .safetensors file")
         if path.suffix not in (".npy", ".safetensors"):
             raise SpaceError(
@@ -62,43 +65,90 @@ class StoredSpace:
         return self
 
     def _reading(self, use: Callable[[Any], Any]) -> Any:
-        try:
+        where = f"{self.name}: {self.path}"
+        with damage(where):
             if self.path.suffix == ".npy":
-                return use(self._map_npy())
+                return use(map_npy(self._place, where))
             with safetensors.safe_open(self._place, framework="pt") as file:
-                names = list(file.keys())
-                if len(names) != 1:
-                    raise SpaceError(
-                        f"{self.name}: {self.path} holds {len(names)} tensors; give a file with one matrix"
-                    )
-                return use(file.get_tensor(names[0]))
-        except SpaceError:
-            raise
-        except Exception as error:  # numpy and safetensors raise many kinds for damaged files
-            # their first sentence: what follows advises to load pickles
-            reason = textwrap.shorten(re.split(r"\.\s", str(error))[0].rstrip("."), 100, placeholder=" ...")
-            raise SpaceError(
-                f"{self.name}: {self.path} is damaged, truncated or not a plain matrix ({reason}); save it again"
-            ) from error
-
-    def _map_npy(self) -> np.memmap:
-        with self._place.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            header = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-        if header > _LARGEST_HEADER:  # numpy would make room for all that it claims
-            raise ValueError(f"its header claims {header} bytes")
-        # not np.load, which also opens archives and, if told to, pickles
-        with np.errstate(over="ignore"):  # of a size that cannot be, which is an error all the same
-            array = np.lib.format.open_memmap(self._place, mode="r")
-        surplus = self._place.stat().st_size - array.offset - array.nbytes
-        if surplus:
-            raise SpaceError(
-                f"{self.name}: {self.path} holds {surplus} bytes more than its header says; save one matrix in it"
-            )
-        return array
+                return use(file.get_tensor(choose_member(list(file.keys()), self.tensor, where, self.path, "tensor")))
 
 
-def _is_file(path: Path) -> bool:
+def map_npy(path: Path, where: str) -> np.memmap:
+    """Map the matrix of an `.npy` file.
+
+    Parameters
+    ----------
+    path : Path
+    where : str
+        What to call it in an error message.
+
+    Raises
+    ------
+    SpaceError
+        If the file is longer than its header says.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    if header > _LARGEST_HEADER:  # numpy would make room for all that it claims
+        raise ValueError(f"its header claims {header} bytes")
+    # not np.load, which also opens archives and, if told to, pickles
+    with np.errstate(over="ignore"):  # of a size that cannot be, which is an error all the same
+        array = np.lib.format.open_memmap(path, mode="r")
+    surplus = path.stat().st_size - array.offset - array.nbytes
+    if surplus:
+        raise SpaceError(f"{where} holds {surplus} bytes more than its header says; save one matrix in it")
+    return array
+
+
+def choose_member(names: Sequence[str], wanted: str | None, where: str, path: Path, what: str) -> str:
+    """The tensor, array or column that is meant of several in a file.
+
+    Parameters
+    ----------
+    names : sequence of str
+        That the file holds.
+    wanted : str, optional
+    where : str
+        What to call the file in an error message.
+    path : Path
+    what : str
+        What one of them is called.
+
+    Raises
+    ------
+    SpaceError
+        If it is not there, or none is named and there is not exactly one.
+    """
+    listed = ", ".join(sorted(names)[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    if wanted is not None and wanted not in names:
+        raise SpaceError(f"{where} holds no {what} {wanted!r}; it holds {listed or 'none'}, so name one of these")
+    if wanted is None and len(names) != 1:
+        remedy = f"name one, e.g. {path.name}:{sorted(names)[0]}" if names else "give a file with a matrix"
+        raise SpaceError(f"{where} holds {len(names)} {what}s{f' ({listed})' if names else ''}; {remedy}")
+    return names[0] if wanted is None else wanted
+
+
+@contextmanager
+def damage(where: str) -> Iterator[None]:
+    """Say in one sentence what libraries say in many kinds of errors about damaged files.
+
+    Raises
+    ------
+    SpaceError
+    """
+    try:
+        yield
+    except SpaceError:
+        raise
+    except Exception as error:
+        # their first sentence: what follows advises to load pickles
+        reason = textwrap.shorten(re.split(r"\.\s", str(error))[0].strip().rstrip("."), 100, placeholder=" ...")
+        raise SpaceError(f"{where} is damaged, truncated or not a plain matrix ({reason}); save it again") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path names a file; what cannot be looked at does not."""
     try:
         return path.is_file()
     except OSError:  # a name too long, a folder that may not be entered
@@ -106,7 +156,7 @@ def _is_file(path: Path) -> bool:
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:
-    """A floating-point array as a tensor of its own, float32 or float64.
+    """An array of numbers as a tensor of its own, float32 or float64.
 
     It is copied to the native layout, since torch knows neither other byte orders, negative
     strides nor long doubles.

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from invariances.arguments import shown
 from invariances.errors import SpaceError
-from invariances.spaces import shown
 
 __all__ = [
     "Bounds",

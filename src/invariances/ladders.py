@@ -18,10 +18,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from invariances.arguments import check_whole, shown
 from invariances.errors import SpaceError
 from invariances.fitting import ALL_CLASSES, Compared, blocks_of_pairs, compare, read_model
 from invariances.rows import Rows, Spread, of_row, row_columns
-from invariances.spaces import OpenSpace, Spaces, anchor_ids, check_whole, open_spaces, shown
+from invariances.samples import Anchors
+from invariances.spaces import OpenSpace, Spaces, open_spaces
 from invariances.threads import SMALL, cores, in_threads
 
 __all__ = ["ALL_PAIRS", "CLASSES", "DELTA", "SMALLEST_FIRST", "Ladder", "check_delta", "choose", "ladder"]
@@ -65,7 +67,7 @@ class Ladder(NamedTuple):
 
 def ladder(
     spaces: Spaces | Rows,
-    anchors: int | Sequence[int] | np.ndarray | Mapping[str, Any] = 500,
+    anchors: Anchors | Mapping[str, Any] = 500,
     pairs: Iterable[tuple[str, str]] | Mapping[str, Iterable[tuple[str, str]]] | None = None,
     most_pairs: int | None = None,
     seed: int = 0,
@@ -80,8 +82,9 @@ def ladder(
     spaces : mapping from model names to spaces, sequence of spaces, or Rows
         Each n x d, the same samples in the same order. The models beside a pair help to take out of its source what is
         private to it, whether or not they are among `pairs`. Of `Rows`, each is compared by itself.
-    anchors : int or sequence of row ids
-        Rows that maps are fitted on; the others are scored. For `Rows`, perhaps a mapping from their names.
+    anchors : int, sequence, mask or path
+        Rows that maps are fitted on, as `align` takes them; the others are scored. For `Rows`, perhaps a mapping from
+        their names.
     pairs : sequence of two model names each, optional
         Unordered pairs to compare, in both directions; all by default. For `Rows`, perhaps a mapping from their names.
     most_pairs : int, optional
@@ -161,8 +164,7 @@ def _of_row(key: Any, spaces: Rows, anchors: Any, pairs: Any, options: _Options,
 
 def _ladder(spaces: Spaces, anchors: Any, pairs: Any, options: _Options, workers: Spread) -> Ladder:
     read = open_spaces(spaces)
-    n = len(next(iter(read.values())))
-    ids = anchor_ids(anchors, n, options.seed)
+    n, ids = read.n, read.anchor_rows(anchors, options.seed)
     wanted = _checked(pairs, read)
     found, reach = _compared(read, ids, _drawn(wanted, options), options, workers)
     sizes = {"n_anchors": len(ids), "n_samples": n - len(ids), "n_models": len(read), "ordered_pairs": 2 * len(wanted)}

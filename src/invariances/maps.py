@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 
+from invariances.arguments import is_number
 from invariances.errors import SpaceError
-from invariances.spaces import check_range, is_number
+from invariances.spaces import check_range
 
 __all__ = [
     "Factor",

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from invariances.arguments import check_whole
 from invariances.errors import SpaceError
 from invariances.intervals import Groups, check_table, checked_groups, directed, listed
-from invariances.spaces import check_whole
 
 __all__ = ["PREDICTION_COLUMNS", "held_out", "permutation_test", "rank_prediction", "relabellings"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from invariances.arguments import check_whole
 from invariances.errors import SpaceError
 from invariances.relative import SIMILARITIES, relative
-from invariances.spaces import check_whole
 
 __all__ = ["AGGREGATIONS", "LAYER_NORM_EPS", "Product", "check_product"]
 

@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch.autograd.function import once_differentiable
 
+from invariances.arguments import is_number
 from invariances.errors import SpaceError
-from invariances.spaces import check_range, is_number, unit_factor
+from invariances.spaces import check_range, unit_factor
 
 __all__ = ["SIMILARITIES", "Profile", "Similarities", "Whitening", "profile", "relative", "scale", "whitening"]
 

@@ -7,9 +7,8 @@ named once, in one sentence, before any computation starts.
 from __future__ import annotations
 
 import functools
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral, Real
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,34 +16,35 @@ import numpy as np
 import pandas as pd
 import torch
 
+from invariances.arguments import as_array, is_number
 from invariances.errors import SpaceError
-from invariances.files import StoredSpace, to_tensor
+from invariances.files import StoredSpace
+from invariances.matching import Matched, match_rows
+from invariances.readers import Embeddings, Matrix, as_tensor, check_dtype, read
+from invariances.samples import Anchors, Labels, anchor_ids, read_anchors
 
 __all__ = [
     "CHUNK_BYTES",
     "OpenSpace",
+    "OpenSpaces",
     "Space",
     "Spaces",
     "Subset",
     "all_finite",
-    "anchor_ids",
-    "as_tensor",
     "check_range",
     "check_values",
-    "check_whole",
     "chunks",
-    "class_codes",
-    "is_number",
     "open_space",
     "open_spaces",
     "read_space",
     "read_spaces",
-    "shown",
     "unit_factor",
 ]
 
 
-Space: TypeAlias = "np.ndarray | torch.Tensor | str | Path | StoredSpace"
+Space: TypeAlias = (
+    "np.ndarray | torch.Tensor | Sequence | pd.DataFrame | pd.Series | str | Path | Embeddings | StoredSpace"
+)
 OpenSpace: TypeAlias = "torch.Tensor | StoredSpace"
 """What gives its rows as a tensor when indexed with a slice or with row ids."""
 Spaces: TypeAlias = "Mapping[str, Space] | Sequence[Space]"
@@ -55,6 +55,11 @@ _SMALLEST_MAGNITUDE, _LARGEST_MAGNITUDE = 2.0**-100, 2.0**100  # about 1e-30 and
 the ends of float64, and the space itself from those of float32."""
 _SINGLE_PRECISION_RANGE = 2.0**20
 """Largest magnitude, and one over the smallest, of a float32 space that is not widened to float64."""
+_MATRIX_OF = {
+    3: "; x.mean(1) pools its second axis, such as tokens, and x.reshape(len(x), -1) flattens it",
+    4: "; x.mean((2, 3)) pools the places of a feature map, and x.reshape(len(x), -1) flattens it",
+}
+"""What makes a matrix of more axes, in numpy and torch alike."""
 _SMALLEST_ROW = {torch.float32: 2.0**-60, torch.float64: 2.0**-400}
 """Largest magnitude of a row below which its square vanishes: float32 is widened, float64 refused."""
 
@@ -86,28 +91,28 @@ def read_space(source: Space, name: str = "space") -> torch.Tensor:
 
     Parameters
     ----------
-    source : array or tensor of shape (n, d), or path
-        A path names a ``.npy`` file or a ``.safetensors`` file that holds one matrix.
+    source : array, tensor, list of vectors or DataFrame of shape (n, d), or path
+        What `invariances.readers.read` takes.
     name : str
         What to call the space in an error message.
 
     Returns
     -------
     torch.Tensor of shape (n, d)
-        In the source's floating-point type; half precision is widened to float32.
+        In the source's floating-point type; half precision and quantized vectors are widened to float32.
 
     Raises
     ------
     SpaceError
-        If the matrix cannot be read, is not an n x d floating-point matrix with n >= 2, or holds
-        NaN, infinities, all-zero rows, or the same row throughout.
+        If the matrix cannot be read, is not an n x d matrix of floating-point numbers, int8 or uint8 with n >= 2, or
+        holds NaN, infinities, all-zero rows, or the same row throughout.
     """
     opened = open_space(source, name)
     return opened[:] if isinstance(opened, StoredSpace) else opened
 
 
 def open_space(source: Space, name: str = "space") -> OpenSpace:
-    """Check one space as `read_space` does, but leave what is in a file there.
+    """Check one space as `read_space` does, but leave what is in an `.npy` or `.safetensors` file there.
 
     Returns
     -------
@@ -115,37 +120,16 @@ def open_space(source: Space, name: str = "space") -> OpenSpace:
     """
     if isinstance(source, StoredSpace):
         return source  # it was checked when it was opened
-    if isinstance(source, (str, Path)):
-        source = StoredSpace(Path(source), name)
-        _check_dtype(source.dtype, name)
-    else:
-        source = as_tensor(source, name).detach()
-    faintest, largest = check_values(source, name)
+    return _checked(read(source, name).values, name)
+
+
+def _checked(values: Matrix, name: str) -> OpenSpace:
+    check_dtype(values.dtype, name)
+    opened = values if isinstance(values, StoredSpace) else as_tensor(values, name).detach()
+    faintest, largest = check_values(opened, name)
     if faintest < _SMALLEST_ROW[torch.float32] or not 1 / _SINGLE_PRECISION_RANGE <= largest <= _SINGLE_PRECISION_RANGE:
-        return source.double()
-    return source
-
-
-def as_tensor(source: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
-    """A tensor of an array or tensor, its values unchecked; half precision is widened to float32.
-
-    Raises
-    ------
-    SpaceError
-        If it is neither, holds no floating-point numbers, or is a sparse, nested or meta tensor.
-    """
-    if isinstance(source, torch.Tensor):
-        if source.is_nested or source.layout is not torch.strided or source.is_meta:
-            raise SpaceError(f"{name} is a sparse, nested or meta tensor; give a plain one, e.g. x.to_dense()")
-        _check_dtype(source.dtype, name)
-        return source.to(torch.promote_types(source.dtype, torch.float32))
-    if isinstance(source, np.ndarray) and not isinstance(source, np.ma.MaskedArray):
-        _check_dtype(source.dtype, name)
-        return to_tensor(source)
-    way = next((f", here x.{method}()" for method in ("to_numpy", "toarray") if hasattr(source, method)), "")
-    raise SpaceError(
-        f"{name} is a {type(source).__name__}; give a numpy array, a torch tensor, or the path of an .npy file{way}"
-    )
+        return opened.double()
+    return opened
 
 
 def all_finite(x: torch.Tensor) -> bool:
@@ -167,12 +151,6 @@ def check_range(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _check_dtype(dtype: np.dtype | torch.dtype, name: str) -> None:
-    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    if not (dtype in floats if isinstance(dtype, torch.dtype) else dtype.kind == "f"):
-        raise SpaceError(f"{name} has dtype {dtype}; give floating-point numbers, float16 to float64, e.g. float32")
-
-
 def chunks(n: int, row_bytes: int) -> Iterator[slice]:
     """Slices that go through `n` rows, each of at most `CHUNK_BYTES`."""
     step = max(1, CHUNK_BYTES // max(1, row_bytes))
@@ -191,7 +169,73 @@ def unit_factor(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     return torch.frexp(top).mantissa / top
 
 
-def read_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, torch.Tensor]:
+class OpenSpaces(dict[str, OpenSpace]):
+    """Spaces of the same samples by name, their rows matched; anchors and labels count the rows of the first."""
+
+    def __init__(self, spaces: Mapping[str, OpenSpace], matched: Matched) -> None:
+        super().__init__(spaces)
+        self.matched_by = matched.said
+        """How rows were matched by their ids, in one sentence; empty where they were matched by their order."""
+        self.ids = matched.ids
+        """Ids of the rows, where there are any."""
+        self.rows = next(iter(matched.rows.values()), None)
+        """Which rows of the first space these are; None where they are all."""
+
+    @property
+    def n(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.values())))
+
+    def anchor_rows(self, anchors: Anchors, seed: int = 0) -> np.ndarray:
+        """Row numbers of the anchors, given as `anchor_ids` takes them or by the ids of their rows.
+
+        Raises
+        ------
+        SpaceError
+            As `anchor_ids`, or if a row or id is not among those that all spaces have.
+        """
+        if isinstance(anchors, (str, Path)):
+            anchors = read_anchors(anchors)
+        given = None if is_number(anchors) else as_array(anchors)
+        if given is None or given.ndim != 1 or not len(given):
+            return anchor_ids(anchors, self.n, seed)
+        if given.dtype.kind in "UO" and self.ids is not None:
+            wanted, index = [str(each) for each in given], self.ids.map(str)
+        elif self.rows is None or (given.dtype.kind == "b" and len(given) == self.n):
+            return anchor_ids(given, self.n, seed)
+        else:
+            wanted, index = np.flatnonzero(given) if given.dtype.kind == "b" else given, pd.Index(self.rows)
+        places = index.get_indexer(wanted) if index.is_unique else np.full(len(wanted), -1)
+        if (places < 0).any():
+            raise SpaceError(
+                f"{(places < 0).sum()} anchors are no rows that all spaces have "
+                f"(first: {wanted[int(np.argmax(places < 0))]}); give others"
+            )
+        return anchor_ids(places, self.n, seed)
+
+    def labels_of_rows(self, labels: Labels) -> Labels:
+        """The labels of these rows: a Series is matched by its index, others count the rows of the first space.
+
+        Raises
+        ------
+        SpaceError
+            If a row has no label.
+        """
+        if labels is None:
+            return None
+        if isinstance(labels, pd.Series) and self.ids is not None and not isinstance(labels.index, pd.RangeIndex):
+            index = labels.index.map(str)
+            places = index.get_indexer(self.ids.map(str)) if index.is_unique else np.full(self.n, -1)
+            if (places < 0).any():
+                raise SpaceError(f"{(places < 0).sum()} row(s) have no label of their own by id; give one for each")
+            return labels.iloc[places]
+        given = as_array(labels)
+        if self.rows is not None and given is not None and given.ndim == 1 and len(given) > self.rows.max():
+            return given[self.rows]
+        return labels
+
+
+def read_spaces(spaces: Spaces, at_least: int = 2) -> OpenSpaces:
     """Read several spaces of the same samples; a sequence is named "0", "1", ... in its order.
 
     They come in the widest floating-point type among them.
@@ -199,24 +243,55 @@ def read_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, torch.Tensor]:
     Raises
     ------
     SpaceError
-        If there are fewer than `at_least`, or their row counts differ.
+        If there are fewer than `at_least`, or their rows are not the same samples.
     """
-    read = _named(spaces, at_least, read_space)
-    widest = functools.reduce(torch.promote_types, (space.dtype for space in read.values()), torch.float32)
-    return {name: space.to(widest) for name, space in read.items()}
+    opened = open_spaces(spaces, at_least)
+    whole = {name: space[:] if isinstance(space, StoredSpace) else space for name, space in opened.items()}
+    widest = functools.reduce(torch.promote_types, (space.dtype for space in whole.values()), torch.float32)
+    opened.update({name: space.to(widest) for name, space in whole.items()})
+    return opened
 
 
-def open_spaces(spaces: Spaces, at_least: int = 2) -> dict[str, OpenSpace]:
-    """Check several spaces as `read_spaces` does, but leave what is in files there."""
-    return _named(spaces, at_least, open_space)
+def open_spaces(spaces: Spaces, at_least: int = 2, warn: bool = True) -> OpenSpaces:
+    """Check several spaces as `read_spaces` does, but leave what is in `.npy` and `.safetensors` files there.
+
+    Rows are matched by their ids where the spaces have them (`invariances.matching`); with `warn`, one warning says
+    so if rows are left out or in another order.
+    """
+    if isinstance(spaces, OpenSpaces) and len(spaces) >= at_least:
+        return spaces
+    named = _named(spaces, at_least)
+    found = {name: read(space, f"space {name!r}") for name, space in named.items()}
+    for name, each in found.items():
+        if len(each.values.shape) != 2:
+            _checked(each.values, f"space {name!r}")  # which says what is wrong
+    sizes = {name: each.values.shape[0] for name, each in found.items()}
+    matched = match_rows({name: each.ids for name, each in found.items()}, sizes)
+    if matched.moved and warn:
+        warnings.warn(matched.said, stacklevel=3)
+    opened = {
+        name: space if isinstance(space, StoredSpace) else _opened(found[name], f"space {name!r}", matched.rows[name])
+        for name, space in named.items()  # what is stored was checked when it was opened
+    }
+    if len({len(space) for space in opened.values()}) > 1:
+        listed = ", ".join(f"{name} {len(space)}" for name, space in opened.items())
+        raise SpaceError(
+            f"the spaces have different numbers of rows ({listed}); embed the same samples in the same order, "
+            "or give the ids of all rows to match them by"
+        )
+    return OpenSpaces(opened, matched)
 
 
-def _named(spaces: Spaces, at_least: int, read: Callable[[Space, str], Any]) -> dict[str, Any]:
+def _opened(given: Embeddings, name: str, rows: np.ndarray | None) -> OpenSpace:
+    return _checked(given.values if rows is None else given.values[rows], name)
+
+
+def _named(spaces: Spaces, at_least: int) -> dict[str, Space]:
     if isinstance(spaces, (str, Path)) or not isinstance(spaces, (Mapping, Sequence)):
         raise SpaceError(
             f"spaces is a {type(spaces).__name__}; give a mapping from model names to spaces, or a list of spaces"
         )
-    named = spaces if isinstance(spaces, Mapping) else dict(enumerate(spaces))
+    named: Mapping[Any, Space] = spaces if isinstance(spaces, Mapping) else dict(enumerate(spaces))
     if len(named) < at_least:
         raise SpaceError(f"{len(named)} space(s) given; at least {at_least} are needed to compare models")
     if len({str(name) for name in named}) < len(named):
@@ -226,103 +301,7 @@ def _named(spaces: Spaces, at_least: int, read: Callable[[Space, str], Any]) -> 
         readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         if not readable.strip() or not readable.isprintable():
             raise SpaceError(f"a space is named {name!r}; give every model a name that can be read")
-    opened = {str(name): read(space, f"space {str(name)!r}") for name, space in named.items()}
-    rows = {name: len(space) for name, space in opened.items()}
-    if len(set(rows.values())) > 1:
-        listed = ", ".join(f"{name} {n}" for name, n in rows.items())
-        raise SpaceError(
-            f"the spaces have different numbers of rows ({listed}); embed the same samples in the same order"
-        )
-    return opened
-
-
-def check_whole(value: object, name: str, least: int = 0) -> None:
-    """Refuse what is no whole number of at least `least`, or too large for a seed; a bool is none."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise SpaceError(f"{name} is {shown(value)}; give a whole number of at least {least}")
-    if value >= 2**63:
-        raise SpaceError(f"{name} is {shown(value)}; give a whole number below 2**63")
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a real number; a bool is none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it, on one line and short."""
-    return textwrap.shorten(repr(value), 60, placeholder=" ...") if len(repr(value)) > 60 else repr(value)
-
-
-def anchor_ids(anchors: int | Sequence[int] | np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """Row ids of the anchors: a count draws them by `seed`, ids are checked and kept in their order.
-
-    Raises
-    ------
-    SpaceError
-        If fewer than 2 anchors are asked for, ids repeat or lie outside 0..n-1, fewer than
-        2 rows would remain to be scored, or the seed is no whole number.
-    """
-    check_whole(seed, "seed")
-    if isinstance(anchors, (bool, np.bool_)):
-        raise SpaceError("anchors is a bool; give a count or the row ids of the anchors")
-    if isinstance(anchors, (int, np.integer)):
-        _check_anchor_count(int(anchors), n)
-        return np.random.default_rng(seed).choice(n, size=int(anchors), replace=False)
-    ids = _as_array(anchors)
-    if ids is None or ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise SpaceError("anchors must be a count or a list of whole-numbered row ids")
-    _check_anchor_count(len(ids), n)
-    if ids.min() < 0 or ids.max() >= n:
-        raise SpaceError(
-            f"anchor id {ids.min() if ids.min() < 0 else ids.max()} is outside the rows 0..{n - 1}; "
-            "give rows that are there"
-        )
-    if len(np.unique(ids)) < len(ids):
-        raise SpaceError(f"{len(ids) - len(np.unique(ids))} anchor ids are repeated; give every anchor once")
-    return ids.astype(np.int64)  # torch reads uint8 as a mask
-
-
-def class_codes(labels: Sequence | np.ndarray | torch.Tensor | None, n: int) -> torch.Tensor | None:
-    """Labels as class codes 0..C-1, or None where there are none.
-
-    Raises
-    ------
-    SpaceError
-        If there is not one label for each of the `n` rows.
-    """
-    if labels is None:
-        return None
-    array = _as_array(labels)
-    if array is None or array.shape != (n,):
-        got = "are not one a row" if array is None else f"have shape {array.shape}"
-        raise SpaceError(f"labels {got}; give one label for each of the {n} rows")
-    # a list is looked at as it is: an array would turn the NaN among strings into a class "nan"
-    missing = pd.isna(array if hasattr(labels, "dtype") else np.asarray(labels, dtype=object))
-    if missing.any():
-        first = f"first: row {missing.argmax()}"
-        raise SpaceError(f"{missing.sum()} labels are missing ({first}); drop these samples in every space")
-    try:
-        return torch.from_numpy(np.unique(array, return_inverse=True)[1].astype(np.int64))
-    except TypeError as error:
-        raise SpaceError("labels of different kinds cannot be told apart; give only numbers or only strings") from error
-
-
-def _as_array(values: object) -> np.ndarray | None:
-    """An array of a sequence or tensor; None where its parts are of different lengths, or nothing is there."""
-    try:
-        return values.numpy(force=True) if isinstance(values, torch.Tensor) else np.asarray(values)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def _check_anchor_count(k: int, n: int) -> None:
-    if k < 2:
-        raise SpaceError(f"{k} anchor(s) given; at least 2 are needed")
-    if k > n - 2:
-        raise SpaceError(
-            f"{k} anchors asked for, but there are {n} rows, of which 2 must remain to be scored; give fewer anchors"
-        )
+    return {str(name): space for name, space in named.items()}
 
 
 def check_values(x: OpenSpace | Subset, name: str) -> tuple[float, float]:
@@ -341,6 +320,7 @@ def check_values(x: OpenSpace | Subset, name: str) -> tuple[float, float]:
     if len(x.shape) != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise SpaceError(
             f"{name} has shape {tuple(x.shape)}; give a matrix with at least 2 samples as rows and 1 feature"
+            f"{_MATRIX_OF.get(len(x.shape), '')}"
         )
     infinite, zero, faint, constant, faintest, largest = [], [], [], True, float("inf"), 0.0
     first = x[:1]

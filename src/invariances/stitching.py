@@ -22,11 +22,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from invariances.arguments import check_whole, shown
 from invariances.errors import SpaceError
 from invariances.product import Product
+from invariances.readers import as_tensor
 from invariances.represent import INVARIANCES, invariance_named
 from invariances.rows import Rows, Spread, of_row, row_columns
-from invariances.spaces import all_finite, as_tensor, check_whole, read_space, shown
+from invariances.spaces import all_finite, read_space
 from invariances.threads import in_threads
 
 __all__ = ["COLUMNS", "Codes", "Quality", "Stitchable", "connect", "mean_squared_error", "stitch", "weighted_f1"]

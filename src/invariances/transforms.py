@@ -33,9 +33,10 @@ from invariances.maps import (
     similarity_map,
     translation_map,
 )
+from invariances.readers import as_tensor
 from invariances.relative import Similarities
 from invariances.represent import Invariance, absolute, affine, by_map, relative_to_anchors, unit_norm
-from invariances.spaces import all_finite, as_tensor, read_space
+from invariances.spaces import all_finite, read_space
 
 __all__ = [
     "Absolute",

@@ -12,7 +12,8 @@ import torch
 
 from invariances.errors import SpaceError
 from invariances.metrics.nulls import FEW_SAMPLES, Moments, few_permutations
-from invariances.spaces import class_codes, unit_factor
+from invariances.samples import class_codes
+from invariances.spaces import unit_factor
 
 __all__ = [
     "Metric",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from invariances.arguments import check_whole, shown
 from invariances.errors import SpaceError
 from invariances.metrics.cca import CCA, PWCCA, SVCCA
 from invariances.metrics.cka import CKA, CKA_DEBIASED, CKA_RBF, CKA_RBF_DEBIASED, all_inner, normalised
@@ -17,7 +18,8 @@ from invariances.metrics.procrustes import PROCRUSTES
 from invariances.metrics.retrieval import OVERLAPS, RETRIEVALS
 from invariances.metrics.rsa import RSA, RSA_PEARSON
 from invariances.metrics.score import Metric, Score
-from invariances.spaces import Space, Spaces, check_whole, class_codes, open_spaces, read_spaces, shown
+from invariances.samples import class_codes
+from invariances.spaces import Space, Spaces, open_spaces, read_spaces
 
 __all__ = ["METRICS", "check_permutations", "cka", "compare", "cosine", "metric_named", "pairwise", "procrustes"]
 
@@ -87,8 +89,8 @@ def compare(
     """
     chosen = metric_named(metric)
     check_permutations(permutations)
-    x, y = read_spaces({"x": x, "y": y}).values()
-    classes = class_codes(labels, len(x))
+    read = read_spaces({"x": x, "y": y})
+    (x, y), classes = read.values(), class_codes(read.labels_of_rows(labels), read.n)
     a, b = chosen.prepare(x, classes), chosen.prepare(y, classes)
     return chosen.chance(a, b, chosen.score(a, b), permutations)
 

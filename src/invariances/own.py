@@ -1,0 +1,112 @@
+"""The commands for your own embeddings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from invariances.errors import ParameterError
+from invariances.extras import need
+
+__all__ = ["DISCOVER_EPILOG", "anchors_given", "discover", "named_sources"]
+
+
+DISCOVER_EPILOG = """\b
+Examples:
+  invariances discover a.npy b.npy --anchors 500 --html report.html
+  invariances discover two.safetensors:layer3 two.safetensors:layer4
+  invariances discover old.parquet shards/ --id doc --column embedding
+
+\b
+Read are .npy, .npz, .safetensors, .csv, .tsv, .parquet, and folders of
+Parquet shards. FILE:NAME is one of several tensors, arrays or columns.
+Rows are matched by their ids where all files have some.
+"""
+Sources = Annotated[list[str], typer.Argument(help="Embeddings of the same samples, a file a model; see below.")]
+Column = Annotated[str | None, typer.Option(help="Column of vectors in tables, or a pattern of columns such as 'x*'.")]
+IdColumn = Annotated[str | None, typer.Option("--id", help="Column of ids in tables, to match rows by.")]
+
+
+def named_sources(sources: Sequence[str]) -> dict[str, str]:
+    """Paths by the names of their models; a file, or a tensor in it, may be given once.
+
+    Raises
+    ------
+    ParameterError
+        If two are one.
+    """
+    from invariances.outputs import same_file
+    from invariances.readers import located
+
+    places = [located(source) for source in sources]
+    for (first, one), (second, other) in combinations(places, 2):
+        if one == other and (first == second or same_file(first, second)):
+            raise ParameterError(f"{first} and {second} are one file; give the embeddings of every model once")
+    names = [":".join([path.stem or str(path), *([inside] if inside else [])]) for path, inside in places]
+    # files of one name in several folders keep their paths as names
+    names = names if len(set(names)) == len(names) else list(sources)
+    readable = [os.fsencode(name).decode("utf-8", "replace") for name in names]  # in any locale
+    return dict(zip(readable, sources, strict=True))
+
+
+def anchors_given(anchors: str) -> int | str:
+    """A count, or the path of a file that says which rows are the anchors."""
+    digits = anchors.strip().removeprefix("-")
+    return int(anchors) if digits.isdecimal() and len(digits) < 20 else anchors
+
+
+def discover(
+    spaces: Sources,
+    anchors: Annotated[
+        str, typer.Option(metavar="COUNT|FILE", help="Rows that maps are fitted on: how many, or a file of row ids.")
+    ] = "500",
+    column: Column = None,
+    id_column: IdColumn = None,
+    seed: Annotated[int, typer.Option(help="Draws the anchors.")] = 0,
+    delta: Annotated[float, typer.Option(help="Share of the variance below which classes do not differ.")] = 0.01,
+    permutation: Annotated[
+        bool, typer.Option("--permutation", help="Compare permutations too, for ReLU codes.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page. Needs the extra plot.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --html replace a file that is no report.")] = False,
+) -> None:
+    """Find the transformation that relates your own embeddings, or none."""
+    from invariances.outputs import check_output
+    from invariances.readers import located, read
+    from invariances.report import MARKER, check_plots
+
+    named = named_sources(spaces)
+    if html:  # said before the work, not after it
+        check_plots()
+        check_output(html, [located(source)[0] for source in spaces], MARKER, force)
+    from invariances.discovery import discover as find
+    from invariances.spaces import open_spaces
+
+    given = {name: read(source, f"space {name!r}", column, id_column) for name, source in named.items()}
+    opened = open_spaces(given, warn=False)
+    options = {"seed": seed, "permutation": permutation, "delta": delta}
+    report = find(opened, anchors=anchors_given(anchors), **options, workers=_cluster())
+    if opened.matched_by:
+        typer.echo(opened.matched_by)
+    typer.echo(report.ladder.to_string(index=False, float_format="{:.3f}".format))
+    typer.echo(
+        f"\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}\n{report.verdict}\n{report.rule}"
+    )
+    if html:
+        typer.echo(f"Report: {report.to_html(html)}")
+
+
+def _cluster() -> Any:
+    """How blocks of pairs are spread over the cluster that the environment names; None where it names none."""
+    if not os.environ.get("INVARIANCES_CLUSTER"):
+        return None
+    need("discover", "zoo")
+    from invariances.zoo.workers import spread
+
+    return partial(spread, label="comparing pairs")

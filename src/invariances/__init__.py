@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from invariances.metrics.table import METRICS, cka, compare, cosine, pairwise, procrustes
     from invariances.prediction import rank_prediction
     from invariances.product import Product
-    from invariances.report import Report, Verdict
+    from invariances.report import Report
     from invariances.represent import INVARIANCES, Invariance
     from invariances.rows import Rows
     from invariances.stitching import Codes, Quality, Stitchable, stitch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Similarity,
         Translation,
     )
+    from invariances.verdict import Verdict
 
 __version__ = "0.2.0"
 
@@ -44,7 +45,7 @@ _NAMES = {
     "metrics.table": ("METRICS", "cka", "compare", "cosine", "pairwise", "procrustes"),
     "prediction": ("rank_prediction",),
     "product": ("Product",),
-    "report": ("Report", "Verdict"),
+    "report": ("Report",),
     "represent": ("INVARIANCES", "Invariance"),
     "rows": ("Rows",),
     "stitching": ("Codes", "Quality", "Stitchable", "stitch"),
@@ -59,6 +60,7 @@ _NAMES = {
         "Similarity",
         "Translation",
     ),
+    "verdict": ("Verdict",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -8,12 +8,26 @@ on held-out samples, and picks the smallest class that is as good as the best.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
 from invariances.alignment import align
+from invariances.axes import Without, few_axes
+from invariances.groups import groups
 from invariances.ladders import ALL_PAIRS, DELTA, check_delta, ladder
-from invariances.report import WEAK, Report, Verdict
+from invariances.report import Report
+from invariances.represent import INVARIANCES
 from invariances.rows import Spread
-from invariances.samples import Anchors, Labels
-from invariances.spaces import Spaces, open_spaces
+from invariances.samples import Anchors, Labels, class_codes
+from invariances.spaces import OpenSpaces, Spaces, open_spaces
+from invariances.transfer import retention, retrieval
+from invariances.verdict import WEAK, Verdict
 
 __all__ = ["discover"]
 
@@ -31,6 +45,10 @@ STRUCTURE = [
     "shift_simulated",
 ]
 """Columns of the report's description of T."""
+CARRIED = {"none": "affine", "identity": "absolute", "scale": "isotropic-scale"}
+"""The invariance whose map carries vectors across, where it has another name than the verdict."""
+FEW_MODELS = 4
+"""Of more models it is said which are interchangeable."""
 
 
 def discover(
@@ -79,24 +97,77 @@ def discover(
     check_delta(delta)
     opened = open_spaces(spaces)
     ids, labels = opened.anchor_rows(anchors, seed), opened.labels_of_rows(labels)
+    classes = class_codes(labels, opened.n)
     read = dict(opened)  # from here on, rows are those of all spaces
-    table = align(read, anchors=ids, labels=labels)  # checks the labels
-    found = ladder(read, ids, seed=seed, permutation=permutation, delta=delta, workers=workers).table
-    of_all, of_pairs = found[found.model_a == ALL_PAIRS], found[found.model_a != ALL_PAIRS]
-    chosen = of_all[of_all.chosen].iloc[0]
-    width = max(space.shape[1] for space in read.values())
-    verdict = Verdict(
+    options = _Options(ids, classes, seed, permutation, delta, workers)
+    report = _report(OpenSpaces(read), options)
+    few = {name: found for name, space in read.items() if (found := few_axes(space[ids])) is not None}
+    if few:
+        rest: Any = {name: Without(space, few[name]) if name in few else space for name, space in read.items()}
+        without = _report(OpenSpaces(rest), options)
+        shares = {name: (len(found), found.share) for name, found in few.items()}
+        report = replace(
+            report, verdict=replace(report.verdict, few_axes=shares, without=without.verdict), without=without
+        )
+    return replace(report, sources=_sources(spaces, read))
+
+
+class _Options(NamedTuple):
+    ids: np.ndarray
+    classes: torch.Tensor | None
+    seed: int
+    permutation: bool
+    delta: float
+    workers: Spread | None
+
+
+def _sources(spaces: Spaces, names: Iterable[str]) -> dict[str, str]:
+    """What a command would name: the files that were given, or the names."""
+    given = list(spaces.values() if isinstance(spaces, Mapping) else spaces)
+    return {
+        name: str(source) if isinstance(source, (str, Path)) else name
+        for name, source in zip(names, given, strict=True)
+    }
+
+
+def _report(spaces: OpenSpaces, options: _Options) -> Report:
+    ids, seed = options.ids, options.seed
+    table = align(spaces, anchors=ids, labels=options.classes)
+    compared = ladder(
+        spaces, ids, seed=seed, permutation=options.permutation, delta=options.delta, workers=options.workers
+    ).table
+    of_all, of_pairs = compared[compared.model_a == ALL_PAIRS], compared[compared.model_a != ALL_PAIRS]
+    verdict = _verdict(of_all[of_all.chosen].iloc[0], spaces, len(ids))
+    means = table.groupby("invariance", sort=False).calibrated.mean().dropna()
+    affine = of_pairs[of_pairs["class"] == "affine"]
+    held_out = np.setdiff1d(np.arange(spaces.n), ids)
+    carried = INVARIANCES[CARRIED.get(verdict.invariance, verdict.invariance)]
+    found = retrieval(spaces, ids, held_out, carried, seed)
+    kept = None
+    if options.classes is not None and not verdict.undecided:
+        kept = retention(spaces, ids, held_out, options.classes, carried, seed)
+    return Report(
+        table,
+        of_all[STEPS].reset_index(drop=True),
+        str(means.idxmax()) if len(means) else "none: no score can be told from chance",
+        verdict,
+        affine[STRUCTURE].reset_index(drop=True),
+        options.delta,
+        found,
+        kept,
+        groups(found) if len(spaces) > FEW_MODELS else None,
+    )
+
+
+def _verdict(chosen: pd.Series, spaces: OpenSpaces, k: int) -> Verdict:
+    widths = {space.shape[1] for space in spaces.values()}
+    return Verdict(
         chosen.verdict,
         float(chosen.explained_variance),
-        weak=chosen.verdict != "none" and chosen.explained_variance < WEAK,
-        models=len(read),
-        few_anchors=len(ids) <= width,
+        weak=chosen.verdict != "none" and bool(chosen.explained_variance < WEAK),
+        models=len(spaces),
+        few_anchors=k <= max(widths),
         undecided=bool(chosen.undecided),
-        anchors_needed=width + 2,
-    )
-    means = table.groupby("invariance", sort=False).calibrated.mean().dropna()
-    choice = str(means.idxmax()) if len(means) else "none: no score can be told from chance"
-    affine = of_pairs[of_pairs["class"] == "affine"]
-    return Report(
-        table, of_all[STEPS].reset_index(drop=True), choice, verdict, affine[STRUCTURE].reset_index(drop=True), delta
+        anchors_needed=max(widths) + 2,
+        unequal_widths=len(widths) > 1,
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from invariances.errors import ParameterError
 from invariances.extras import need
+
+if TYPE_CHECKING:
+    from invariances.report import Report
 
 __all__ = ["DISCOVER_EPILOG", "anchors_given", "discover", "named_sources"]
 
@@ -22,6 +27,7 @@ Examples:
   invariances discover a.npy b.npy --anchors 500 --html report.html
   invariances discover two.safetensors:layer3 two.safetensors:layer4
   invariances discover old.parquet shards/ --id doc --column embedding
+  invariances discover a.npy b.npy --labels classes.csv --json
 
 \b
 Read are .npy, .npz, .safetensors, .csv, .tsv, .parquet, and folders of
@@ -73,6 +79,11 @@ def discover(
     permutation: Annotated[
         bool, typer.Option("--permutation", help="Compare permutations too, for ReLU codes.")
     ] = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Classes, one a row or by id: says what a linear head keeps across the map."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page. Needs the extra plot.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --html replace a file that is no report.")] = False,
 ) -> None:
@@ -86,20 +97,35 @@ def discover(
         check_plots()
         check_output(html, [located(source)[0] for source in spaces], MARKER, force)
     from invariances.discovery import discover as find
+    from invariances.samples import read_labels
     from invariances.spaces import open_spaces
 
     given = {name: read(source, f"space {name!r}", column, id_column) for name, source in named.items()}
     opened = open_spaces(given, warn=False)
+    classes = None if labels is None else read_labels(labels, id_column)
     options = {"seed": seed, "permutation": permutation, "delta": delta}
-    report = find(opened, anchors=anchors_given(anchors), **options, workers=_cluster())
-    if opened.matched_by:
-        typer.echo(opened.matched_by)
-    typer.echo(report.ladder.to_string(index=False, float_format="{:.3f}".format))
-    typer.echo(
-        f"\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}\n{report.verdict}\n{report.rule}"
-    )
+    report = find(opened, anchors=anchors_given(anchors), labels=classes, **options, workers=_cluster())
+    report = replace(report, sources=named)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict() | {"rows_matched": opened.matched_by}, indent=1))
+    else:
+        _print(report, opened.matched_by)
     if html:
-        typer.echo(f"Report: {report.to_html(html)}")
+        typer.echo(f"Report: {report.to_html(html)}", err=as_json)
+
+
+def _print(report: Report, matched_by: str) -> None:
+    """The answer first, then what to do, then the numbers."""
+    parts = [matched_by, report.answer, "\n".join(f"- {step}" for step in report.next_steps)]
+    parts.append(report.ladder.round(3).to_string(index=False))
+    scores = [f"{name}{end}" for name in ("top1", "mrr", "overlap") for end in ("", "_chance")]
+    parts.append(report.retrieval[["model_a", "model_b", *scores]].round(3).to_string(index=False))
+    if report.retention is not None:
+        parts.append(report.retention.round(3).to_string(index=False))
+    parts.append(
+        f"{report.verdict}\n{report.rule}\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}"
+    )
+    typer.echo("\n\n".join(part for part in parts if part))
 
 
 def _cluster() -> Any:

@@ -3,77 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from invariances.answers import answer, groups_in_words, next_steps
 from invariances.errors import ParameterError
 from invariances.ladders import DELTA
 from invariances.outputs import check_output, write_whole
+from invariances.verdict import WEAK, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MARKER", "Report", "Verdict", "WEAK", "check_plots"]
+__all__ = ["MARKER", "Report", "check_plots"]
 
 
-WEAK = 0.5
-"""Explained variance below which a verdict is called weak."""
-ROTATIONS = ("orthogonal", "orthogonal+translation", "similarity", "affine")
-"""The classes that need as many anchors as features, and one more."""
 MARKER = b"<!-- a report of invariances -->"
 """Stands at the head of every report, so that a later one may replace it."""
+FEW_AXES = "in Python, invariances.axes.Without gives a space without them"
+TABLES = ("ladder", "retrieval", "retention", "structure", "table")
+"""Of a report."""
 QUESTION = "Which transformation relates these spaces?"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The ladder's answer."""
-
-    invariance: str
-    """One of `invariances.ladders.CLASSES` or "permutation"; "none" where no class of maps beats a constant."""
-    explained_variance: float
-    """Share of the target's held-out variance that this class of maps explains."""
-    weak: bool
-    """Whether that is less than `WEAK`."""
-    models: int
-    few_anchors: bool = False
-    """Whether there were no more anchors than features, so that their span leaves a rotation undetermined."""
-    undecided: bool = False
-    """Whether the anchors were too few to tell the classes apart; `invariance` is then "none"."""
-    anchors_needed: int = 0
-    """How many anchors would determine every class of maps."""
-
-    def __str__(self) -> str:
-        if self.undecided:
-            return f"There are too few anchors to tell; give at least {self.anchors_needed}."
-        if self.invariance == "none":
-            which = "both" if self.models == 2 else f"all {self.models}"
-            return f"No map relates {which} spaces: none explains more held-out variance than a constant."
-        what = {
-            "identity": "The spaces already agree as they are",
-            "affine": "The spaces differ by a general affine map",
-        }.get(self.invariance, f"The spaces differ by a map of the class {self.invariance!r}")
-        remarks = [f"which explains {100 * self.explained_variance:.0f} % of the held-out variance"]
-        if self.weak:
-            remarks.append(f"weak evidence, since that is below {100 * WEAK:.0f} %")
-        if self.models == 2 and self.invariance == "affine":
-            remarks.append(
-                "an upper bound, since with two models variation that is private to each cannot be excluded "
-                "and looks affine"
-            )
-        if self.few_anchors and self.invariance in ROTATIONS:
-            remarks.append(
-                "uncertain, since with no more anchors than features a rotation can look affine, or the reverse"
-            )
-        return f"{what}, {'; '.join(remarks)}."
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What `discover` found."""
 
@@ -93,6 +53,54 @@ class Report:
     ratio is near infinity where T loses rank, as into a target feature that never varies."""
     delta: float = DELTA
     """Share of the target's variance below which a difference between classes did not count."""
+    retrieval: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What held-out samples find across a map of the verdict's class (affine where there is none), one row per ordered
+    pair; see `invariances.transfer.retrieval`."""
+    retention: pd.DataFrame | None = None
+    """How much a linear head keeps across this map, where there are labels; see `invariances.transfer.retention`."""
+    groups: list[list[str]] | None = None
+    """Of more than four models: which are interchangeable; see `invariances.groups`."""
+    without: Report | None = None
+    """The same without the few axes that hold nearly all variance of a space, where there are such."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Of every model, the file that was given, or its name."""
+
+    @property
+    def answer(self) -> str:
+        """The answer in plain words."""
+        said = answer(self.verdict, self.retrieval, self.retention)
+        if self.groups is not None:
+            said += f" {groups_in_words(self.groups)}"
+        if self.without is not None:
+            said += f" But {self.verdict.axes_in_words}. Without that, {self.without.answer}"
+        return said
+
+    @property
+    def next_steps(self) -> list[str]:
+        """What to do next, with the exact command."""
+        steps = next_steps(self.verdict, self.retrieval, self.sources, self.retention is not None)
+        if self.without is None or self.verdict.invariance == self.without.verdict.invariance:
+            return steps
+        return [f"Take out of every space the axes that hold nearly all variance, and ask again ({FEW_AXES}).", *steps]
+
+    def __repr__(self) -> str:
+        return "\n".join([self.answer, *(f"- {step}" for step in self.next_steps)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON; what is not known is None."""
+        tables = {name: _records(getattr(self, name)) for name in TABLES}
+        verdict = {key: value for key, value in vars(self.verdict).items() if key != "without"}
+        return {
+            "version": version("invariances"),
+            "answer": self.answer,
+            "next_steps": self.next_steps,
+            "verdict": verdict | {"sentence": str(self.verdict), "rule": self.rule},
+            "paper_choice": self.paper_choice,
+            "groups": self.groups,
+            "sources": dict(self.sources),
+            **tables,
+            "without_few_axes": None if self.without is None else self.without.to_dict(),
+        }
 
     @property
     def rule(self) -> str:
@@ -189,6 +197,11 @@ class Report:
         )
         write_whole(target, page.encode())
         return target
+
+
+def _records(frame: pd.DataFrame | None) -> list[dict] | None:
+    """The rows of a table as plain values; NaN becomes None."""
+    return None if frame is None else json.loads(str(frame.to_json(orient="records")))
 
 
 def check_plots() -> None:

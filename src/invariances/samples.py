@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ from invariances.errors import SpaceError
 from invariances.files import damage, is_file, map_npy
 from invariances.tabular import ID_NAMES
 
-__all__ = ["Anchors", "Labels", "anchor_ids", "class_codes", "read_anchors"]
+__all__ = ["Anchors", "Labels", "anchor_ids", "class_codes", "read_anchors", "read_labels"]
 
 Anchors: TypeAlias = "int | Sequence[int] | Sequence[bool] | Sequence[str] | np.ndarray | torch.Tensor | str | Path"
 """A count, row numbers, a mask, ids of rows, or a file that holds one of the last three."""
@@ -70,6 +71,50 @@ def read_anchors(source: str | Path) -> np.ndarray:
         return np.array([int(line) for line in lines])
     except ValueError:
         return np.array(lines)
+
+
+def read_labels(source: str | Path, id_column: str | None = None) -> np.ndarray | pd.Series:
+    """The classes of samples in a file.
+
+    Parameters
+    ----------
+    source : str or Path
+        An ``.npy`` file, a ``.txt`` file with one in each line, or a ``.csv``, ``.tsv`` or ``.parquet`` file of one
+        column, or of one beside the ids.
+    id_column : str, optional
+        By default a column "id", or the index.
+
+    Returns
+    -------
+    array or Series of shape (n,)
+        A Series where there are ids; they are its index.
+
+    Raises
+    ------
+    SpaceError
+        If it cannot be read.
+    """
+    path = Path(source)
+    where = f"labels: {path}"
+    if not is_file(path):
+        raise SpaceError(f"labels: there is no file {textwrap.shorten(str(source), 200)}; give one with a label a row")
+    readers = {".csv": pd.read_csv, ".tsv": partial(pd.read_csv, sep="\t"), ".parquet": pd.read_parquet}
+    with damage(where):
+        if path.suffix == ".npy":
+            return np.array(map_npy(path, where))
+        if path.suffix == ".txt":
+            return np.array(path.read_text(encoding="utf-8-sig").splitlines())
+        frame = readers[path.suffix](path) if path.suffix in readers else None
+    if frame is None:
+        raise SpaceError(f"{where} is not read; give an .npy, .txt, .csv, .tsv or .parquet file with a label a row")
+    named = id_column or next((name for name in map(str, frame) if name.lower() in ID_NAMES), None)
+    if named is not None and named not in frame:
+        raise SpaceError(f"{where} has no column {named!r} for ids; name another with --id")
+    frame = frame if named is None else frame.set_index(named)
+    if frame.shape[1] != 1:
+        listed = ", ".join(map(str, frame)) or "none"
+        raise SpaceError(f"{where} has {frame.shape[1]} columns beside the ids ({listed}); keep the one of the labels")
+    return frame.iloc[:, 0]
 
 
 def anchor_ids(anchors: Anchors, n: int, seed: int = 0) -> np.ndarray:

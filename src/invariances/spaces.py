@@ -172,8 +172,9 @@ def unit_factor(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
 class OpenSpaces(dict[str, OpenSpace]):
     """Spaces of the same samples by name, their rows matched; anchors and labels count the rows of the first."""
 
-    def __init__(self, spaces: Mapping[str, OpenSpace], matched: Matched) -> None:
+    def __init__(self, spaces: Mapping[str, OpenSpace], matched: Matched | None = None) -> None:
         super().__init__(spaces)
+        matched = Matched({}, None, "", False) if matched is None else matched
         self.matched_by = matched.said
         """How rows were matched by their ids, in one sentence; empty where they were matched by their order."""
         self.ids = matched.ids

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from invariances.metrics.score import (
 )
 from invariances.relative import scale
 
-__all__ = ["FOUND_AMONG", "GALLERY", "OVERLAPS", "RETRIEVALS"]
+__all__ = ["FOUND_AMONG", "GALLERY", "OVERLAPS", "RETRIEVALS", "Found", "directions", "look_up"]
 
 
 GALLERY = 500
@@ -99,17 +99,25 @@ def _among_first(nearer: torch.Tensor, tied: torch.Tensor) -> torch.Tensor:
 
 
 def _reciprocal_rank(nearer: torch.Tensor, tied: torch.Tensor) -> torch.Tensor:
-    harmonic = torch.nn.functional.pad(
-        1 / torch.arange(1, nearer.shape[1] + 1, device=nearer.device).double(), (1, 0)
-    ).cumsum(dim=0)
+    harmonic = _harmonic(int((nearer + tied).max()), nearer.device)
     return (harmonic[nearer + tied] - harmonic[nearer]) / tied
+
+
+def _harmonic(n: int, device: torch.device) -> torch.Tensor:
+    """The sums of 1 / r up to each r from 0 to n."""
+    return torch.nn.functional.pad(1 / torch.arange(1, n + 1, device=device).double(), (1, 0)).cumsum(dim=0)
 
 
 def _retrieval_table(earned: _Earned, a: _Directions, b: _Directions) -> torch.Tensor:
     levels = _levels(_similar(a, b))
+    return earned(*_standing(levels, levels))
+
+
+def _standing(levels: torch.Tensor, of: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many rows are nearer to a query than those of some levels, and how many as near; shape of `of`."""
     counts = torch.zeros_like(levels).scatter_add_(1, levels, torch.ones_like(levels))
     nearer = counts.cumsum(dim=1) - counts
-    return earned(nearer.gather(1, levels), counts.gather(1, levels))
+    return nearer.gather(1, of), counts.gather(1, of)
 
 
 # Neighbour overlap -------------------------------------------------------------------------------
@@ -130,6 +138,57 @@ def _overlap_table(a: _Directions, b: _Directions) -> torch.Tensor:
     found, following = _nearest(_levels(_similar(a, b)), NEIGHBOURS)
     # where the sample is among the first, what follows them takes its place
     return (found @ b.neighbours.T + found * b.neighbours[:, following].T) / NEIGHBOURS
+
+
+# Query by query ----------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """What each query earns, shape (n,), by the four scores, and what a shuffled one would earn of the last."""
+
+    top1: torch.Tensor
+    recall: torch.Tensor
+    mrr: torch.Tensor
+    overlap: torch.Tensor
+    """NaN where there are too few rows to have neighbours."""
+    overlap_chance: float
+
+
+def directions(x: torch.Tensor, centre: torch.Tensor | None = None) -> _Directions:
+    """Rows as `look_up` takes them, prepared once for all that look among them.
+
+    Parameters
+    ----------
+    x : tensor of shape (n, d)
+    centre : tensor of shape (d,), optional
+        The anchors' mean; by default that of the rows themselves.
+    """
+    return _Directions(x, None, x.mean(dim=0, dtype=torch.float64) if centre is None else centre)
+
+
+def look_up(queries: _Directions, gallery: _Directions) -> Found:
+    """Look for every query's counterpart and neighbours.
+
+    Parameters
+    ----------
+    queries, gallery : what `directions` returns
+        Of the same n samples in the same order.
+
+    Returns
+    -------
+    Found
+    """
+    levels = _levels(_similar(queries, gallery))
+    standing = _standing(levels, levels.diagonal().unsqueeze(1))
+    first, among_first, reciprocal = (each(*standing).squeeze(1) for each in (_first, _among_first, _reciprocal_rank))
+    if len(levels) < NEIGHBOURS + 2:
+        return Found(first, among_first, reciprocal, torch.full_like(first, math.nan), math.nan)
+    found, following = _nearest(levels, NEIGHBOURS)
+    near = gallery.neighbours
+    # the diagonal and the mean of `_overlap_table`, without its products
+    own = (found * near).sum(dim=1) + found.diagonal() * near.gather(1, following.unsqueeze(1)).squeeze(1)
+    total = found.sum(dim=0) @ near.sum(dim=0) + (found * near[:, following].T).sum()
+    return Found(first, among_first, reciprocal, own / NEIGHBOURS, float(total) / (NEIGHBOURS * len(levels) ** 2))
 
 
 # Metrics -----------------------------------------------------------------------------------------

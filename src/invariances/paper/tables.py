@@ -20,7 +20,7 @@ from invariances.paper.claims import predictions
 from invariances.paper.frames import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import INVARIANCES, ROWS
-from invariances.report import WEAK, Verdict
+from invariances.verdict import WEAK, Verdict
 
 __all__ = [
     "NOT_RUN",

@@ -33,8 +33,8 @@ def test_every_class_has_its_words():
     assert len(set(said.values())) == len(SMALLEST_FIRST)
     assert said["orthogonal+translation"] == (
         "new is old turned and shifted, which explains 90 % of its held-out variance; a map fitted on 500 pairs "
-        "carries old's vectors into new's space and finds the right counterpart among 500 for 93 of 100 held-out samples "
-        "(90 to 95; 91 the other way, 1 in 500 by chance)."
+        "carries old's vectors into new's space and finds the right counterpart among 500 for 93 of 100 held-out "
+        "samples (90 to 95; 91 the other way, 1 in 500 by chance)."
     )
 
 

@@ -776,7 +776,7 @@ COMMANDS = [
         "the folder .*/no is not there; make it first, or give another one",
     ),
     ("a report onto a folder", "a.npy b.npy --anchors 20 --html .", "is a folder; give the name of a file in it"),
-    ("an unknown option", "a.npy b.npy --labels x", "No such option: --labels"),
+    ("an unknown option", "a.npy b.npy --colour x", "No such option: --colour"),
 ]
 
 

@@ -53,7 +53,7 @@ def test_what_is_found_is_what_align_scores(name):
 def test_every_query_is_looked_up_as_by_hand():
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(2, 30, 4))
-    found = look_up(directions(torch.from_numpy(a)), directions(torch.from_numpy(b)))
+    found = look_up(*(directions(x, x.mean(dim=0)) for x in map(torch.from_numpy, (a, b))))
     a, b = (x - x.mean(0) for x in (a, b))
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
     for i in range(30):

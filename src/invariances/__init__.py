@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from invariances.alignment import align
     from invariances.discovery import discover
     from invariances.errors import InvariancesError, SpaceError
+    from invariances.fitted import FittedMap, read_map
     from invariances.intervals import Interval, difference, interval
     from invariances.ladders import Ladder, ladder
     from invariances.metrics.table import METRICS, cka, compare, cosine, pairwise, procrustes
+    from invariances.migration import MapScore, fit_map, score_map
     from invariances.prediction import rank_prediction
     from invariances.product import Product
     from invariances.report import Report
     from invariances.represent import INVARIANCES, Invariance
     from invariances.rows import Rows
     from invariances.stitching import Codes, Quality, Stitchable, stitch
+    from invariances.streaming import apply_map
     from invariances.transforms import (
         Absolute,
         Affine,
@@ -40,15 +43,18 @@ _NAMES = {
     "alignment": ("align",),
     "discovery": ("discover",),
     "errors": ("InvariancesError", "SpaceError"),
+    "fitted": ("FittedMap", "read_map"),
     "intervals": ("Interval", "difference", "interval"),
     "ladders": ("Ladder", "ladder"),
     "metrics.table": ("METRICS", "cka", "compare", "cosine", "pairwise", "procrustes"),
+    "migration": ("MapScore", "fit_map", "score_map"),
     "prediction": ("rank_prediction",),
     "product": ("Product",),
     "report": ("Report",),
     "represent": ("INVARIANCES", "Invariance"),
     "rows": ("Rows",),
     "stitching": ("Codes", "Quality", "Stitchable", "stitch"),
+    "streaming": ("apply_map",),
     "transforms": (
         "Absolute",
         "Affine",
@@ -70,11 +76,13 @@ __all__ = [
     "Absolute",
     "Affine",
     "Codes",
+    "FittedMap",
     "Interval",
     "Invariance",
     "InvariancesError",
     "IsotropicScale",
     "Ladder",
+    "MapScore",
     "Orthogonal",
     "Permutation",
     "Product",
@@ -89,16 +97,20 @@ __all__ = [
     "Translation",
     "Verdict",
     "align",
+    "apply_map",
     "cka",
     "compare",
     "cosine",
     "difference",
     "discover",
+    "fit_map",
     "interval",
     "ladder",
     "pairwise",
     "procrustes",
     "rank_prediction",
+    "read_map",
+    "score_map",
     "stitch",
 ]
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from invariances import __version__
 from invariances.errors import DataError, InvariancesError, ParameterError, PretrainedError, StoreError
 from invariances.extras import need
+from invariances.map_commands import maps
 from invariances.own import DISCOVER_EPILOG, discover
 
 __all__ = ["STOPPED", "app", "book", "data", "discover", "main", "reproduce", "run", "store"]
@@ -28,6 +29,7 @@ Examples:
   invariances run initialization --dry-run
   invariances run initialization -p profile laptop -p datasets mnist
   invariances discover a.npy b.npy c.npy --html report.html
+  invariances map fit old.npy new.npy -o a2b.safetensors
   invariances book
   invariances store --prune
 
@@ -324,6 +326,7 @@ def store(
 
 
 app.command(epilog=DISCOVER_EPILOG)(discover)
+app.add_typer(maps, name="map")
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ EXTRAS = {
         "tokenizers",
         "torchvision",
     ),
+    "tables": ("pyarrow",),
+    "onnx": ("onnx",),
     "book": ("papermill", "nbformat", "matplotlib", "seaborn", "jupyter_book"),
 }
 """A package of every part of an extra, by which it is known to be installed."""

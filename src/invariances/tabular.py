@@ -300,9 +300,15 @@ class ParquetRows:
         return np.dtype(self._columns[3])
 
     @property
-    def has_ids(self) -> bool:
-        """Whether the rows have ids."""
-        return self._columns[2] is not None
+    def vector_column(self) -> str | None:
+        """The column of vectors; None where every feature has one of its own."""
+        names, listed, _, _ = self._columns
+        return names[0] if listed else None
+
+    @property
+    def id_column(self) -> str | None:
+        """The column of ids, if there is one."""
+        return self._columns[2]
 
     def batches(self, rows: int | None = None) -> Iterator[Table]:
         """All rows in their order, at most so many at once; shape (rows, d) each.
@@ -312,12 +318,14 @@ class ParquetRows:
         SpaceError
             If a file is damaged, or a vector is missing or of another length.
         """
-        for part in self.paths:
-            yield from self._of_part(part, rows)
+        for place in range(len(self.paths)):
+            yield from self.of_shard(place, rows)
 
-    def _of_part(self, part: Path, rows: int | None) -> Iterator[Table]:
+    def of_shard(self, place: int, rows: int | None = None) -> Iterator[Table]:
+        """The rows of one of the files, as `batches` gives them."""
         import pyarrow.parquet as pq
 
+        part = self.paths[place]
         names, listed, id_column, dtype = self._columns
         where = self._naming(part)
         start = 0

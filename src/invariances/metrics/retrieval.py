@@ -161,9 +161,9 @@ def directions(x: torch.Tensor, centre: torch.Tensor | None = None) -> _Directio
     ----------
     x : tensor of shape (n, d)
     centre : tensor of shape (d,), optional
-        The anchors' mean; by default that of the rows themselves.
+        Where to centre them, e.g. the anchors' mean; by default they stay as they are, as in an index.
     """
-    return _Directions(x, None, x.mean(dim=0, dtype=torch.float64) if centre is None else centre)
+    return _Directions(x, None, centre)
 
 
 def look_up(queries: _Directions, gallery: _Directions) -> Found:

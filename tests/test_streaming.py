@@ -77,13 +77,20 @@ def written(path):
 @pytest.mark.parametrize("kind", ["npy", "npz", "safetensors", "csv", "parquet", "shards"])
 def test_all_is_carried_in_order_with_its_ids(kind, into, fitted):
     steps = []
-    done = apply_map(fitted, source(kind), into, id_column="doc" if kind == "shards" else None, progress=steps.append)
+    done = apply_map(
+        fitted,
+        source(kind),
+        into,
+        id_column="doc" if kind == "shards" else None,
+        progress=lambda done, total: steps.append((done, total)),
+    )
     ids, found = written(into)
     np.testing.assert_allclose(found, fitted(torch.from_numpy(X)).numpy(), rtol=1e-5, atol=1e-5)
     assert found.dtype == np.float32
     if into != "out.npy":
         assert ids == (None if kind in ("npy", "safetensors") else IDS)
-    assert (done.rows, done.reused, sum(steps)) == (N, 0, N)
+    assert (done.rows, done.reused, steps[-1]) == (N, 0, (N, N))
+    assert steps == sorted(steps)
     assert list(pathlib.Path().glob(".*")) == []
 
 
@@ -96,12 +103,8 @@ def test_stopped_it_goes_on_with_what_is_finished(kind, into, fitted):
         pass
 
     def stop(after):
-        count = 0
-
-        def progress(rows):
-            nonlocal count
-            count += rows
-            if count > after:
+        def progress(done, total):
+            if done > after:
                 raise Stopped
 
         return progress
@@ -121,11 +124,11 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(fitted):
     fitted.save("m.safetensors")
     code = (
         "import sys, time; from invariances import apply_map, read_map, streaming; streaming.BATCH_ROWS = 70; "
-        "apply_map(read_map('m.safetensors'), 'shards', 'out', id_column='doc', progress=lambda rows: time.sleep(0.05))"
+        "apply_map(read_map('m.safetensors'), 'shards', 'out', id_column='doc', progress=lambda *_: time.sleep(0.05))"
     )
     worker = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.time() + 300
-    while not pathlib.Path("out/part-3.parquet").exists() and time.time() < deadline:
+    while not pathlib.Path("out/part-3.parquet").exists() and time.time() < deadline and worker.poll() is None:
         time.sleep(0.01)
     worker.send_signal(signal.SIGKILL)
     worker.wait(300)
@@ -144,10 +147,10 @@ def test_another_map_or_input_does_not_go_on_in_the_same_folder(fitted):
     given = source("npy")
     apply_map(fitted, given, "out")
     other = fit_map(X, X @ np.random.default_rng(2).normal(size=(D, M)).astype("f4"))
-    with pytest.raises(ParameterError, match="vectors of another map or input; give --force"):
+    with pytest.raises(ParameterError, match="parts of other work; give --force"):
         apply_map(other, given, "out")
     np.save("x.npy", X[:500])
-    with pytest.raises(ParameterError, match="vectors of another map or input; give --force"):
+    with pytest.raises(ParameterError, match="parts of other work; give --force"):
         apply_map(fitted, "x.npy", "out")
     apply_map(fitted, "x.npy", "out", force=True)
     assert len(written("out")[1]) == 500

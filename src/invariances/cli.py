@@ -17,7 +17,7 @@ from invariances import __version__
 from invariances.errors import DataError, InvariancesError, ParameterError, PretrainedError, StoreError
 from invariances.extras import need
 from invariances.map_commands import maps
-from invariances.own import DISCOVER_EPILOG, discover
+from invariances.own import DISCOVER_EPILOG, EMBED_EPILOG, discover, embed
 
 __all__ = ["STOPPED", "app", "book", "data", "discover", "main", "reproduce", "run", "store"]
 
@@ -28,6 +28,7 @@ Examples:
   invariances data
   invariances run initialization --dry-run
   invariances run initialization -p profile laptop -p datasets mnist
+  invariances embed minilm texts.txt -o minilm.safetensors
   invariances discover a.npy b.npy c.npy --html report.html
   invariances map fit old.npy new.npy -o a2b.safetensors
   invariances book
@@ -326,6 +327,7 @@ def store(
 
 
 app.command(epilog=DISCOVER_EPILOG)(discover)
+app.command(epilog=EMBED_EPILOG)(embed)
 app.add_typer(maps, name="map")
 
 

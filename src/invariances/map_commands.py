@@ -99,19 +99,13 @@ def apply(
 ) -> None:
     """Carry vectors through a map, in batches; stopped, the same command goes on. Needs the extra tables."""
     need("map apply", "tables")
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from invariances.fitted import read_map
-    from invariances.streaming import apply_map, count_rows
+    from invariances.progress import progress_bar
+    from invariances.streaming import apply_map
 
     found = read_map(stored)
-    columns = (TextColumn("mapping"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        task = bar.add_task("mapping", total=count_rows(source, column, id_column))
-        done = apply_map(
-            found, source, output, column, id_column, insist, force, progress=lambda rows: bar.advance(task, rows)
-        )
+    with progress_bar("mapping", "rows", quiet) as progress:
+        done = apply_map(found, source, output, column, id_column, insist, force, progress)
     kept = f", {done.reused} of them by an earlier run" if done.reused else ""
     typer.echo(f"{done.rows} vectors mapped{kept}: {done.path}")
 

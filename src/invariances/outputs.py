@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from invariances.errors import ParameterError
 
-__all__ = ["check_output", "same_file", "write_whole"]
+__all__ = ["check_output", "open_parts", "same_file", "write_whole"]
+
+
+_NOTE = "_invariances.json"
+"""Says in a folder of parts what they follow from."""
 
 
 def same_file(first: str | Path, second: str | Path) -> bool:
@@ -81,6 +86,46 @@ def write_whole(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ParameterError(f"{path} cannot be written ({_reason(error)}); {_remedy(error)}") from error
+
+
+def open_parts(folder: Path, stamp: Mapping[str, str], replace: bool = False) -> set[str]:
+    """Make a folder for the parts of long work, or go on in it.
+
+    Parameters
+    ----------
+    folder : Path
+    stamp : mapping of str
+        What the parts follow from. Parts of other work are not gone on with.
+    replace : bool
+        Delete the parts of other work.
+
+    Returns
+    -------
+    set of str
+        Names of the files that are finished.
+
+    Raises
+    ------
+    ParameterError
+        If the folder holds something else, or cannot be written.
+    """
+    note = folder / _NOTE
+    try:
+        if note.is_file() and note.read_text() == json.dumps(dict(stamp)):
+            return {path.name for path in folder.iterdir() if not path.name.startswith((".", "_"))}
+        if folder.is_dir() and any(folder.iterdir()):
+            if not replace:
+                raise ParameterError(
+                    f"{folder} holds other files, or parts of other work; give --force to replace these, or another "
+                    "folder"
+                )
+            for old in [*folder.glob("*.parquet"), *folder.glob("*.safetensors")]:
+                old.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(dict(stamp)))
+    except OSError as error:
+        raise ParameterError(f"{folder} cannot be written ({_reason(error)}); {_remedy(error)}") from error
+    return set()
 
 
 def _written_before(target: Path, marker: bytes) -> bool:

@@ -19,7 +19,7 @@ from invariances.extras import need
 if TYPE_CHECKING:
     from invariances.report import Report
 
-__all__ = ["DISCOVER_EPILOG", "anchors_given", "discover", "named_sources"]
+__all__ = ["DISCOVER_EPILOG", "EMBED_EPILOG", "anchors_given", "discover", "embed", "named_sources"]
 
 
 DISCOVER_EPILOG = """\b
@@ -136,3 +136,79 @@ def _cluster() -> Any:
     from invariances.zoo.workers import spread
 
     return partial(spread, label="comparing pairs")
+
+
+EMBED_EPILOG = """\b
+Examples:
+  invariances embed minilm reviews.csv --column text -o minilm.safetensors
+  invariances embed resnet18 pictures/ -o layer3.safetensors --layer layer3
+  invariances embed bert-base-uncased texts.txt -o l6.parquet --layer 6
+  invariances embed mymodel:encode texts.txt -o mine.safetensors
+
+\b
+`invariances data --pretrained` lists the encoders that are known by name.
+"""
+
+
+def embed(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="An encoder by name, a hub id, a folder or file of weights, or module:function, which gets a list of "
+            "texts or pictures and gives an n x d array.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of pictures, a .txt file, a column of a .csv, .tsv or .parquet file, or a data set by name, "
+            "e.g. trec or trec:train.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors or .parquet file.")],
+    column: Annotated[str | None, typer.Option(help="Column of the texts in a table.")] = None,
+    id_column: Annotated[str | None, typer.Option("--id", help="Column of the ids in a table.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Number of a transformer's hidden state, or name of a vision network's module.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, cls, last or flatten.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens (or characters) of a text; longer ones are cut.")] = None,
+    most: Annotated[int | None, typer.Option(help="Embed the first so many samples.")] = None,
+    batch: Annotated[int, typer.Option(help="Samples at once.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    labels: Annotated[Path | None, typer.Option(help="Write the classes of the samples to this .csv, by id.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what another command wrote.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Embed your own texts or pictures; stopped, the same command goes on. Needs the extra zoo."""
+    need("embed", "zoo")
+    from invariances.outputs import check_output, write_whole
+    from invariances.progress import progress_bar
+    from invariances.zoo.embedding import Options, embed_samples
+    from invariances.zoo.inputs import read_inputs
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ParameterError(f"unknown device {device!r}; choose from auto, cpu, cuda")
+    classes = None
+    if labels is not None:
+        check_output(labels, [data], force=force)
+        samples = read_inputs(data, column, id_column).first(most)
+        if samples.labels is None:
+            raise ParameterError(f"{data} has no classes to write; leave --labels out")
+        classes = _csv(samples.ids, samples.labels)
+    options = Options(layer, pooling, length, batch, device)
+    with progress_bar("embedding", "samples", quiet) as progress:
+        target = embed_samples(model, data, output, column, id_column, most, options, force, progress)
+    typer.echo(f"{target}")
+    if labels is not None and classes is not None:
+        write_whole(labels, classes)
+        typer.echo(f"{labels}")
+
+
+def _csv(ids: Sequence[str], labels: Sequence[str]) -> bytes:
+    """The classes as a table of ids and labels."""
+    import pandas as pd
+
+    return pd.DataFrame({"id": ids, "label": labels}).to_csv(index=False).encode()

@@ -6,12 +6,14 @@ it are asked for. No pickle is ever loaded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
+import safetensors
 import torch
 
 from invariances.errors import SpaceError
@@ -116,11 +118,18 @@ def _read_file(source: str | Path, name: str, column: str | None, id_column: str
             raise SpaceError(f"{where} holds one matrix without a name; leave out {':' + inside!r}")
         return Embeddings(StoredSpace(path, name))
     if path.suffix == ".safetensors" and not folder:
-        return Embeddings(StoredSpace(path, name, inside))
+        return Embeddings(StoredSpace(path, name, inside), _ids_in_header(path, where))
     if path.suffix == ".npz" and not folder:
         return _read_npz(path, where, inside, id_column)
     reader = read_parquet if folder or path.suffix == ".parquet" else read_csv
     return Embeddings(*reader(path, where, column if inside is None else inside, id_column))
+
+
+def _ids_in_header(path: Path, where: str) -> pd.Index | None:
+    """The ids that `invariances embed` wrote beside the vectors."""
+    with damage(where), safetensors.safe_open(path, framework="pt") as file:
+        ids = (file.metadata() or {}).get("ids")
+        return None if ids is None else pd.Index(json.loads(ids), dtype=object)
 
 
 def _suffixes() -> str:

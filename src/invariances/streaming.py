@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ import torch
 from invariances.errors import ParameterError, SpaceError
 from invariances.files import StoredSpace
 from invariances.fitted import FittedMap, check_alike
-from invariances.outputs import check_output, same_file
+from invariances.outputs import check_output, open_parts, same_file
+from invariances.progress import Progress
 from invariances.readers import as_tensor, located, read
 from invariances.spaces import all_finite
 from invariances.tabular import ParquetRows, Table
 
-__all__ = ["PART_ROWS", "Applied", "apply_map", "count_rows"]
+__all__ = ["PART_ROWS", "Applied", "apply_map"]
 
 PART_ROWS = 65_536
 """Rows of a part of what is not in parts already."""
@@ -40,7 +40,6 @@ SUFFIXES = (".parquet", ".npy")
 """Files that are written."""
 READ_ONLY = (".npz", ".safetensors", ".csv", ".tsv", ".pt", ".pkl")
 """Names of files that would be no folders."""
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def apply_map(
     force : bool
         Replace a file or folder that another command wrote.
     progress : callable, optional
-        Called with the number of rows of every batch.
+        Called after every batch with the rows that are done, and with all.
 
     Returns
     -------
@@ -132,9 +131,17 @@ def apply_map(
     _check_first(fitted, given, insist)
     target = _target(Path(into), Path(located(source)[0]), force)
     folder = target if target.suffix not in SUFFIXES else target.with_name(f".{target.name}.parts")
-    reused = _prepare(folder, _stamp(fitted, given), given, force=force or folder is not target)
+    finished = open_parts(folder, _stamp(fitted, given), replace=force or folder is not target)
+    reused = sum(part.rows for part in given.parts if part.name in finished)
+    done, counted = 0, progress or (lambda done, total: None)
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        counted(done, given.rows)
+
     for stream in given.streams:
-        _carry(fitted, stream, given, folder, progress or _quiet)
+        _carry(fitted, stream, given, folder, advance)
     if folder is not target:
         if target.suffix == ".parquet":
             _merge_parquet(folder, given, target)
@@ -142,15 +149,6 @@ def apply_map(
             _merge_npy(folder, given, target, len(fitted.bias))
         shutil.rmtree(folder)
     return Applied(target, given.rows, reused)
-
-
-def count_rows(source: str | Path, column: str | None = None, id_column: str | None = None) -> int:
-    """How many vectors `apply_map` would carry."""
-    return _opened(source, column, id_column).rows
-
-
-def _quiet(rows: int) -> None:
-    """Show no progress."""
 
 
 # The input ----------------------------------------------------------------------------------------
@@ -255,44 +253,22 @@ def _stamp(fitted: FittedMap, given: _Input) -> dict[str, str]:
     return {"map": weights, "input": given.stamp}
 
 
-def _prepare(folder: Path, stamp: dict[str, str], given: _Input, force: bool) -> int:
-    """Make the folder of parts, or go on in it; how many rows are in it already."""
-    note = folder / "_invariances.json"
-    known = json.loads(note.read_text()) if note.is_file() else None
-    if known == stamp:
-        return sum(part.rows for part in given.parts if (folder / part.name).exists())
-    if folder.is_dir() and any(folder.iterdir()):
-        if not force:
-            raise ParameterError(
-                f"{folder} holds other files, or vectors of another map or input; give --force to replace its Parquet "
-                "files, or another folder"
-            )
-        for old in folder.glob("*.parquet"):
-            old.unlink()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(stamp))
-    except OSError as error:
-        raise ParameterError(f"{folder} cannot be written ({error.strerror}); give another folder") from error
-    return 0
-
-
-def _carry(fitted: FittedMap, stream: _Stream, given: _Input, folder: Path, progress: Progress) -> None:
+def _carry(fitted: FittedMap, stream: _Stream, given: _Input, folder: Path, advance: Callable[[int], None]) -> None:
     """Write the parts of a stream that are not there yet; what comes before them has to be read all the same."""
     missing = [part for part in stream.parts if not (folder / part.name).exists()]
     batches: Iterator[Table] = stream.batches() if missing else iter(())
     left: list[Table] = []
     for part in stream.parts:
         if part in missing:
-            _write_part(fitted, part, _take(batches, left, part.rows), given, folder / part.name, progress)
+            _write_part(fitted, part, _take(batches, left, part.rows), given, folder / part.name, advance)
             continue
         for _ in _take(batches, left, part.rows):
             pass
-        progress(part.rows)
+        advance(part.rows)
 
 
 def _write_part(
-    fitted: FittedMap, part: _Part, tables: Iterator[Table], given: _Input, place: Path, progress: Progress
+    fitted: FittedMap, part: _Part, tables: Iterator[Table], given: _Input, place: Path, advance: Callable[[int], None]
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -307,7 +283,7 @@ def _write_part(
             writer = writer or pq.ParquetWriter(temporary, batch.schema, compression="none", use_dictionary=False)
             writer.write_table(batch)
             start += len(mapped)
-            progress(len(mapped))
+            advance(len(mapped))
         if writer is None or start < part.start + part.rows:
             raise SpaceError(f"the input ends at row {start}, before its last; save it again")
         writer.close()

@@ -404,7 +404,7 @@ def test_arrays_that_are_gone_are_a_data_error():
     ],
 )
 def test_title_and_text_are_joined_and_either_may_be_missing(parts, text):
-    assert decoding._joined(parts) == text
+    assert decoding.joined(parts) == text
 
 
 def test_a_title_reads_as_if_it_stood_in_the_body(tmp_path):

@@ -23,7 +23,7 @@ from invariances.zoo.sources import (
     source_named,
 )
 
-__all__ = ["balanced_subset", "decode", "load_split"]
+__all__ = ["balanced_subset", "decode", "joined", "load_split"]
 
 
 STREAMS = ("train", "test", "parallel")
@@ -129,7 +129,7 @@ def _decode_texts(view: View, found: Located) -> Decoded:
             wanted = np.flatnonzero(np.isin(labels, _coarse_of(source))) if view.coarse else np.arange(len(labels))
             kept = wanted[balanced_subset(labels[wanted], n, _stream(view, split))]
             columns = rows.select(kept).to_dict()
-            texts[split] = [_joined(parts) for parts in zip(*(columns[name] for name in source.inputs), strict=True)]
+            texts[split] = [joined(parts) for parts in zip(*(columns[name] for name in source.inputs), strict=True)]
             labels, names = labels[kept], _class_names(rows, source)
         arrays[f"{split}_y"] = _taken_together(labels, source) if view.coarse else labels
         if view.coarse:
@@ -177,7 +177,7 @@ def _parallel(view: View) -> list[str]:
         return builtin.parallel_sentences(view.n_parallel, view.seed)[language]
     rows = load_split(source._replace(inputs=(language,)), found, "train", view.n_parallel)
     order = np.random.default_rng(_stream(view, "parallel")).permutation(len(rows))[: view.n_parallel]
-    return [_joined([sentence]) for sentence in rows.select(order)[language]]
+    return [joined([sentence]) for sentence in rows.select(order)[language]]
 
 
 def _documented(view: View) -> tuple[list[str], np.ndarray]:
@@ -192,7 +192,7 @@ def _documented(view: View) -> tuple[list[str], np.ndarray]:
     else:
         wanted = source._replace(inputs=(language, source.document))
         splits = [load_split(wanted, found, split, view.n_parallel).to_dict() for split in ("train", "test")]
-        sentences = [_joined([sentence]) for split in splits for sentence in split[language]]
+        sentences = [joined([sentence]) for split in splits for sentence in split[language]]
         names = [name for split in splits for name in split[source.document]]
         if None in names:
             raise DataError(
@@ -295,7 +295,7 @@ def balanced_subset(labels: np.ndarray, n: int, seed: int | Sequence[int] = 0) -
     return rng.permutation(order[np.argsort(rank, kind="stable")[:n]])
 
 
-def _joined(parts: Sequence[str | None]) -> str:
+def joined(parts: Sequence[str | None]) -> str:
     """Title and text as one; either may be absent."""
     return ". ".join(part.strip() for part in parts if part and part.strip())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,9 @@ from invariances.zoo.engines import ENGINES, Characters, Engine, WholeTexts
 from invariances.zoo.pretrained import Checkpoint, Found, find, one_line
 
 __all__ = ["Frozen", "encoder", "tokenizer"]
+
+TOKENS, CHARACTERS = 256, 2000
+"""Of a text, if not said otherwise."""
 
 
 class Frozen(nn.Module):
@@ -104,15 +108,16 @@ def encoder(name: str, fresh: bool = False, pooling: Literal["mean", "cls"] | No
         return Frozen(_Vision(body, found.checkpoint), _behead(body))
 
 
-def tokenizer(name: str, length: int) -> Any:
+def tokenizer(name: str, length: int | None = None) -> Any:
     """The tokenizer of a text checkpoint, as `tokenizers` has it.
 
     Parameters
     ----------
     name : str
         As `find` takes it.
-    length : int
-        Tokens per text, or characters: longer ones are cut, shorter ones padded with the checkpoint's padding.
+    length : int, optional
+        Tokens per text, or characters: longer ones are cut, shorter ones padded with the checkpoint's padding. By
+        default 256 tokens or as many as the checkpoint reads, or 2,000 characters.
 
     Returns
     -------
@@ -129,15 +134,16 @@ def tokenizer(name: str, length: int) -> Any:
     if found.checkpoint.kind != "text":
         raise PretrainedError(f"the checkpoint {name} reads pictures and has no tokenizer; give one of text")
     if found.checkpoint.engine:
-        return Characters(length)
+        return Characters(length or CHARACTERS)
     with _reading(found):
         config = AutoConfig.from_pretrained(found.place, local_files_only=True, trust_remote_code=False)
         whole = AutoTokenizer.from_pretrained(found.place, local_files_only=True, trust_remote_code=False)
         fast, padding = whole.backend_tokenizer, config.pad_token_id
         pad = whole.convert_ids_to_tokens(padding)
-    longest = min(whole.model_max_length, getattr(config, "max_position_embeddings", length))
+    longest = min(whole.model_max_length, getattr(config, "max_position_embeddings", math.inf))
     if "roberta" in config.model_type:
         longest = min(longest, config.max_position_embeddings - padding - 1)  # its positions start after the padding's
+    length = length or min(TOKENS, longest)
     if length > longest:
         raise PretrainedError(f"the checkpoint {name} reads {longest} tokens at most, not {length}; give a length so")
     fast.enable_truncation(length)

@@ -1,0 +1,326 @@
+"""Embedding somebody's own samples with a model by name: in batches, part by part, what is finished is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from invariances.errors import DataError, ParameterError, PretrainedError
+from invariances.outputs import check_output, open_parts
+from invariances.progress import Progress
+from invariances.zoo import frozen
+from invariances.zoo.inputs import Inputs, read_inputs
+from invariances.zoo.models import device_named
+from invariances.zoo.pretrained import find, named, one_line, pinned
+
+__all__ = ["EMBEDDINGS", "POOLINGS", "Options", "embed_samples"]
+
+EMBEDDINGS = "embeddings"
+"""What the matrix is called in the file."""
+MARKER = b'"invariances embeddings'
+"""Stands in the header of every file of embeddings."""
+FORMAT = "invariances embeddings 1"
+PART = 2048
+"""Samples of a part."""
+POOLINGS = ("mean", "cls", "last", "flatten")
+"""How the vectors of a sample become one: their mean over tokens or places, the first or the last token, or all."""
+SUFFIXES = (".safetensors", ".parquet")
+"""Files that are written."""
+Reader = Callable[[Sequence[Any]], torch.Tensor]
+"""Gives the codes of texts or pictures, shape (n, d)."""
+
+
+class Options(NamedTuple):
+    """How samples are embedded."""
+
+    layer: str | None = None
+    """Of a transformer the number of its hidden states, 0 for the token embeddings, -1 for the last; of a vision
+    network the name of a module. By default what the model's code is made of."""
+    pooling: str | None = None
+    """One of `POOLINGS`; by default as the registry says, and the mean for others."""
+    length: int | None = None
+    """Tokens of a text, or characters where the model reads whole texts."""
+    batch: int = 32
+    device: str = "auto"
+
+
+DEFAULTS = Options()
+
+
+class _Model(NamedTuple):
+    name: str
+    """With the digest of its weights, where it has some."""
+    kind: str | None
+    """"text" or "image"; None where it is not known."""
+    read: Reader
+
+
+def embed_samples(
+    model: str,
+    data: str,
+    output: str | Path,
+    column: str | None = None,
+    id_column: str | None = None,
+    most: int | None = None,
+    options: Options = DEFAULTS,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Embed samples and write them to a file. Stopped at any point, the same call goes on.
+
+    Parameters
+    ----------
+    model : str
+        A name of the registry, a hub id, a folder or file of weights (see `pretrained.find`), or ``module:function``: a
+        function that takes a list of texts or of PIL pictures and gives an array of shape (n, d).
+    data : str
+        See `inputs.read_inputs`.
+    output : str or Path
+        A ``.safetensors`` file, with the matrix, ids and everything that determines it in its header, or ``.parquet``.
+    column, id_column : str, optional
+        Of a table of texts.
+    most : int, optional
+        Embed the first so many samples.
+    options : Options
+    force : bool
+        Replace a file that holds no embeddings.
+    progress : callable, optional
+        Called after every batch with the samples that are done, and with all.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    DataError, PretrainedError, ParameterError
+        If the samples, the model, or an option cannot be used.
+    """
+    _check(options, most)
+    target = check_output(output, [data] if Path(data).is_file() else [], MARKER, force)
+    if target.suffix not in SUFFIXES:
+        raise ParameterError(f"{output} would be a {target.suffix or 'nameless'} file; give {' or '.join(SUFFIXES)}")
+    samples = read_inputs(data, column, id_column).first(most)
+    opened = _open(model, options)
+    if opened.kind not in (None, samples.kind):
+        raise ParameterError(f"{model} reads {_PLURAL[opened.kind]}, but {data} holds {_PLURAL[samples.kind]}")
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "model": opened.name,
+        "data": data,
+        "samples": len(samples),
+        "version": _version(),
+    }
+    facts |= {name: value for name, value in options._asdict().items() if name not in ("device",)}
+    folder = target.with_name(f".{target.name}.parts")
+    finished = open_parts(folder, {**{k: str(v) for k, v in facts.items()}, "stamp": samples.stamp}, replace=True)
+    _write_parts(opened.read, samples, folder, finished, options.batch, progress or (lambda done, total: None))
+    _join(folder, target, samples, facts)
+    shutil.rmtree(folder)
+    return target
+
+
+_PLURAL = {"text": "texts", "image": "pictures"}
+
+
+def _version() -> str:
+    return version("invariances")
+
+
+def _check(options: Options, most: int | None) -> None:
+    if options.pooling is not None and options.pooling not in POOLINGS:
+        raise ParameterError(f"unknown pooling {options.pooling!r}; choose from {', '.join(POOLINGS)}")
+    for name, value in (("batch", options.batch), ("length", options.length), ("most", most)):
+        if value is not None and value < 1:
+            raise ParameterError(f"{name} is {value}; give a whole number of at least 1")
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def _open(model: str, options: Options) -> _Model:
+    device = device_named(options.device)
+    module, colon, function = model.partition(":")
+    if colon and not Path(model).exists() and module.replace(".", "").isidentifier():
+        return _Model(model, None, _own_function(module, function, model))
+    found = find(model)
+    checkpoint = found.checkpoint
+    if checkpoint.engine:
+        if options.layer is not None or options.pooling is not None:
+            raise ParameterError(f"{model} gives one vector a text and shows no layers; leave layer and pooling out")
+        return _Model(pinned(model), "text", _whole_texts(model, options, device))
+    read = _tokens if named(model).kind == "text" else _pixels
+    return _Model(pinned(model), "text" if read is _tokens else "image", read(model, options, device))
+
+
+def _own_function(module: str, function: str, model: str) -> Reader:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        call = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ParameterError(f"{model} cannot be imported ({one_line(error)}); give module:function") from error
+    finally:
+        sys.path.pop(0)
+    return lambda samples: torch.as_tensor(np.asarray(call(samples)))
+
+
+def _whole_texts(model: str, options: Options, device: torch.device) -> Reader:
+    characters = frozen.tokenizer(model, options.length)
+    encoder: Any = frozen.encoder(model).to(device)
+
+    def read(texts: Sequence[str]) -> torch.Tensor:
+        ids = torch.tensor([encoded.ids for encoded in characters.encode_batch(texts)])
+        return encoder(ids.to(device))
+
+    return read
+
+
+def _tokens(model: str, options: Options, device: torch.device) -> Reader:
+    tokenizer = frozen.tokenizer(model, options.length)
+    encoder: Any = frozen.encoder(model).to(device)
+    body = encoder.body.body
+    states = None if options.layer is None or not _is_whole(options.layer) else int(options.layer)
+    if options.layer is not None and states is None:
+        raise ParameterError(f"layer is {options.layer!r}; give the number of a hidden state of {model}, e.g. -1")
+    count = body.config.num_hidden_layers
+    if states is not None and not -count - 1 <= states <= count:
+        raise ParameterError(f"{model} has hidden states 0 to {count}; give one of these as layer, or -1 for the last")
+    pooling = options.pooling or encoder.body.pooling
+    if pooling == "flatten":
+        raise ParameterError("texts have unequal numbers of tokens, which cannot be flattened; give mean, cls or last")
+    padding = dict(tokenizer.padding)
+    tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])  # to the longest of a batch
+
+    def read(texts: Sequence[str]) -> torch.Tensor:
+        ids = torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(list(texts))], device=device)
+        mask = ids != body.config.pad_token_id
+        out = body(input_ids=ids, attention_mask=mask.long(), output_hidden_states=states is not None)
+        hidden = out.last_hidden_state if states is None else out.hidden_states[states]
+        return _pool_tokens(hidden, mask, pooling)
+
+    return read
+
+
+def _pool_tokens(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector a text, of hidden states of shape (n, tokens, d)."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden)), mask.sum(dim=1).clamp_min(1) - 1]
+    weights = mask.unsqueeze(-1).to(hidden)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def _pixels(model: str, options: Options, device: torch.device) -> Reader:
+    from torchvision.transforms import functional
+
+    encoder: Any = frozen.encoder(model).to(device)
+    vision, pixels = encoder.body, encoder.body.pixels
+    seen: dict[str, Any] = {}
+    if options.layer is not None:
+        _module(vision.body, options.layer, model).register_forward_hook(
+            lambda _module, _given, out: seen.update({"out": out})
+        )
+    pooling = options.pooling or "mean"
+    if pooling in ("cls", "last") and options.layer is None:
+        raise ParameterError(f"the code of {model} has no tokens; leave pooling out, or name a layer that has some")
+
+    def read(pictures: Sequence[Any]) -> torch.Tensor:
+        fitted: list[Any] = [
+            functional.center_crop(functional.resize(picture, pixels), [pixels, pixels]) for picture in pictures
+        ]
+        codes = encoder(torch.stack([functional.to_tensor(picture) for picture in fitted]).to(device))
+        return codes if options.layer is None else _pool_places(seen.pop("out"), pooling)
+
+    return read
+
+
+def _module(network: nn.Module, name: str, model: str) -> nn.Module:
+    modules = dict(network.named_modules())
+    if not name or name not in modules:
+        shown = ", ".join(name for name, _ in network.named_children())
+        raise ParameterError(f"{model} has no layer {name!r}; it has {shown} and what is in these, so name one")
+    return modules[name]
+
+
+def _pool_places(out: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector a picture, of a layer's output: (n, d), (n, tokens, d) or (n, channels, h, w)."""
+    if pooling == "flatten" or out.ndim == 2:
+        return out.flatten(1)
+    if out.ndim == 3:
+        return {"mean": out.mean(dim=1), "cls": out[:, 0], "last": out[:, -1]}[pooling]
+    if pooling != "mean":
+        raise ParameterError(
+            f"the layer gives {tuple(out.shape[1:])} a picture, which has no tokens; give mean or flatten"
+        )
+    return out.flatten(2).mean(dim=2)
+
+
+# Parts --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _write_parts(
+    read: Reader, samples: Inputs, folder: Path, finished: set[str], batch: int, progress: Progress
+) -> None:
+    width = None
+    for i, start in enumerate(range(0, len(samples), PART)):
+        numbers, place = range(start, min(start + PART, len(samples))), folder / f"part-{i:05d}.safetensors"
+        if place.name in finished:
+            progress(numbers.stop, len(samples))
+            continue
+        codes = []
+        for first in range(0, len(numbers), batch):
+            some = list(numbers[first : first + batch])
+            codes.append(_checked(read(samples.load(some)), samples, some, width))
+            width = codes[-1].shape[1]
+            progress(some[-1] + 1, len(samples))
+        temporary = place.with_name(f".{place.name}.part")
+        save_file({EMBEDDINGS: np.concatenate(codes)}, temporary)
+        temporary.replace(place)
+
+
+def _checked(codes: torch.Tensor, samples: Inputs, numbers: Sequence[int], width: int | None) -> np.ndarray:
+    if codes.ndim != 2 or len(codes) != len(numbers) or (width is not None and codes.shape[1] != width):
+        raise PretrainedError(
+            f"the model gave shape {tuple(codes.shape)} for {len(numbers)} samples; it must give one vector for each"
+        )
+    finite = codes.isfinite().all(dim=1)
+    if not finite.all():
+        bad = samples.ids[numbers[int((~finite).float().argmax())]]
+        raise DataError(f"the model gave NaN or infinity for the sample {bad}; take it out, or use another model")
+    return codes.float().cpu().numpy()
+
+
+def _join(folder: Path, target: Path, samples: Inputs, facts: dict[str, Any]) -> None:
+    codes = np.concatenate([load_file(path)[EMBEDDINGS] for path in sorted(folder.glob("part-*.safetensors"))])
+    temporary = folder / f"whole{target.suffix}"
+    if target.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), codes.shape[1])
+        table = pa.table({"id": samples.ids, EMBEDDINGS: vectors})
+        pq.write_table(table.replace_schema_metadata({"invariances": json.dumps(facts)}), temporary)
+    else:
+        checksum = hashlib.sha256(codes.tobytes()).hexdigest()
+        metadata = {"format": FORMAT, "facts": json.dumps(facts | {"sha256": checksum}), "ids": json.dumps(samples.ids)}
+        save_file({EMBEDDINGS: codes}, temporary, metadata)
+    temporary.replace(target)

@@ -10,7 +10,9 @@ import pandas as pd
 from invariances.groups import INTERCHANGEABLE
 from invariances.verdict import Verdict
 
-__all__ = ["answer", "groups_in_words", "next_steps"]
+__all__ = ["QUESTION", "answer", "groups_in_words", "next_steps"]
+
+QUESTION = "Which transformation relates these spaces?"
 
 RELATION = {
     "identity": "the same as {a}",
@@ -63,7 +65,7 @@ def _relation(verdict: Verdict, a: str, b: str) -> str:
     relation = RELATION[verdict.invariance].format(a=a if pair else "another")
     if verdict.unequal_widths and verdict.invariance in ONTO_FEWER:
         relation += " (onto fewer axes, where it keeps lengths)"
-    named = b if pair else f"Each of the {verdict.models} models"
+    named = b if pair else f"Taken over all pairs, each of the {verdict.models} models"
     if verdict.weak:
         return (
             f"{named} is only loosely related to {a if pair else 'the others'}: {relation} explains {share} of its "
@@ -144,17 +146,17 @@ def next_steps(verdict: Verdict, retrieval: pd.DataFrame, sources: Mapping[str, 
     given = " ".join(shlex.quote(source) for source in sources.values())
     if verdict.undecided:
         return [f"Give more pairs: invariances discover {given} --anchors {verdict.anchors_needed}"]
-    best = retrieval.loc[retrieval.top1.idxmax()]
+    best = retrieval.iloc[0] if verdict.models == 2 else retrieval.loc[retrieval.top1.idxmax()]
     a, b = (shlex.quote(sources[str(best[end])]) for end in ("model_a", "model_b"))
     if best.top1_low <= best.top1_chance:
         return [
             "Check that row i is the same sample in every file, or give ids (--id); a shuffled file looks unrelated.",
             "If the rows are right, no map will do: embed everything again with the new model.",
         ]
+    new_a, new_b = (shlex.quote(f"NEW_{best[end]}") for end in ("model_a", "model_b"))
     steps = [
         f"Fit and save the map: invariances map fit {a} {b} -o a2b.safetensors",
-        f"Decide with pairs that it has not seen: invariances map score a2b.safetensors NEW_{best.model_a} "
-        f"NEW_{best.model_b} --gate 0.9",
+        f"Decide with pairs that it has not seen: invariances map score a2b.safetensors {new_a} {new_b} --gate 0.9",
     ]
     if not labelled:
         steps.append(f"See what a classifier keeps: invariances discover {given} --labels LABELS.csv")

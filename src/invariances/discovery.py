@@ -26,7 +26,7 @@ from invariances.represent import INVARIANCES
 from invariances.rows import Spread
 from invariances.samples import Anchors, Labels, class_codes
 from invariances.spaces import OpenSpaces, Spaces, open_spaces
-from invariances.transfer import retention, retrieval
+from invariances.transfer import examples, retention, retrieval
 from invariances.verdict import WEAK, Verdict
 
 __all__ = ["discover"]
@@ -109,7 +109,7 @@ def discover(
         report = replace(
             report, verdict=replace(report.verdict, few_axes=shares, without=without.verdict), without=without
         )
-    return replace(report, sources=_sources(spaces, read))
+    return replace(report, sources=_sources(spaces, read), matched_by=opened.matched_by)
 
 
 class _Options(NamedTuple):
@@ -133,9 +133,10 @@ def _sources(spaces: Spaces, names: Iterable[str]) -> dict[str, str]:
 def _report(spaces: OpenSpaces, options: _Options) -> Report:
     ids, seed = options.ids, options.seed
     table = align(spaces, anchors=ids, labels=options.classes)
-    compared = ladder(
+    found_ladder = ladder(
         spaces, ids, seed=seed, permutation=options.permutation, delta=options.delta, workers=options.workers
-    ).table
+    )
+    compared = found_ladder.table
     of_all, of_pairs = compared[compared.model_a == ALL_PAIRS], compared[compared.model_a != ALL_PAIRS]
     verdict = _verdict(of_all[of_all.chosen].iloc[0], spaces, len(ids))
     means = table.groupby("invariance", sort=False).calibrated.mean().dropna()
@@ -156,6 +157,8 @@ def _report(spaces: OpenSpaces, options: _Options) -> Report:
         found,
         kept,
         groups(found) if len(spaces) > FEW_MODELS else None,
+        singular_values=found_ladder.singular_values,
+        examples=examples(spaces, ids, held_out, carried),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -105,18 +107,18 @@ def discover(
     classes = None if labels is None else read_labels(labels, id_column)
     options = {"seed": seed, "permutation": permutation, "delta": delta}
     report = find(opened, anchors=anchors_given(anchors), labels=classes, **options, workers=_cluster())
-    report = replace(report, sources=named)
+    report = replace(report, sources=named, command=shlex.join(["invariances", *sys.argv[1:]]))
     if as_json:
-        typer.echo(json.dumps(report.to_dict() | {"rows_matched": opened.matched_by}, indent=1))
+        typer.echo(json.dumps(report.to_dict(), indent=1))
     else:
-        _print(report, opened.matched_by)
+        _print(report)
     if html:
         typer.echo(f"Report: {report.to_html(html)}", err=as_json)
 
 
-def _print(report: Report, matched_by: str) -> None:
+def _print(report: Report) -> None:
     """The answer first, then what to do, then the numbers."""
-    parts = [matched_by, report.answer, "\n".join(f"- {step}" for step in report.next_steps)]
+    parts = [report.matched_by, report.answer, "\n".join(f"- {step}" for step in report.next_steps)]
     parts.append(report.ladder.round(3).to_string(index=False))
     scores = [f"{name}{end}" for name in ("top1", "mrr", "overlap") for end in ("", "_chance")]
     parts.append(report.retrieval[["model_a", "model_b", *scores]].round(3).to_string(index=False))

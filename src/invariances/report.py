@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,6 @@ MARKER = b"<!-- a report of invariances -->"
 FEW_AXES = "in Python, invariances.axes.Without gives a space without them"
 TABLES = ("ladder", "retrieval", "retention", "structure", "table")
 """Of a report."""
-QUESTION = "Which transformation relates these spaces?"
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,13 +64,21 @@ class Report:
     """The same without the few axes that hold nearly all variance of a space, where there are such."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Of every model, the file that was given, or its name."""
+    singular_values: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Of T, for some pairs; see `invariances.Ladder`."""
+    examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Some samples of the first pair before and after the map; see `invariances.transfer.examples`."""
+    matched_by: str = ""
+    """How rows were matched by their ids, and which were left over; empty where they were matched by their order."""
+    command: str = ""
+    """What was typed, where it was the command."""
 
     @property
     def answer(self) -> str:
         """The answer in plain words."""
         said = answer(self.verdict, self.retrieval, self.retention)
         if self.groups is not None:
-            said += f" {groups_in_words(self.groups)}"
+            said = f"{groups_in_words(self.groups)} {said}"
         if self.without is not None:
             said += f" But {self.verdict.axes_in_words}. Without that, {self.without.answer}"
         return said
@@ -86,6 +94,13 @@ class Report:
     def __repr__(self) -> str:
         return "\n".join([self.answer, *(f"- {step}" for step in self.next_steps)])
 
+    def _repr_html_(self) -> str:
+        """The answer, what to do next and the ladder, for notebooks."""
+        steps = "".join(f"<li>{escape(step)}</li>" for step in self.next_steps)
+        ladder = self.ladder[["class", "explained_variance", "gap", "tolerance", "chosen"]]
+        table = ladder.to_html(index=False, float_format="{:.3f}".format, border=0)
+        return f"<p><strong>{escape(self.answer)}</strong></p><ul>{steps}</ul>{table}"
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON; what is not known is None."""
         tables = {name: _records(getattr(self, name)) for name in TABLES}
@@ -98,6 +113,7 @@ class Report:
             "paper_choice": self.paper_choice,
             "groups": self.groups,
             "sources": dict(self.sources),
+            "rows_matched": self.matched_by,
             **tables,
             "without_few_axes": None if self.without is None else self.without.to_dict(),
         }
@@ -167,34 +183,11 @@ class Report:
         ParameterError
             If it cannot be written, or the packages that draw are not installed; one sentence.
         """
-        import base64
-        import io
-
         check_plots()
         target = check_output(path, marker=MARKER, force=True)
+        from invariances.report_page import render
 
-        import matplotlib.pyplot as plt
-
-        buffer = io.BytesIO()
-        figure = self.plot()
-        figure.savefig(buffer, format="png", dpi=130)
-        plt.close(figure)
-        picture = base64.b64encode(buffer.getvalue()).decode()
-        tables = "".join(
-            f"<h2>{title}</h2>{frame.to_html(index=False, float_format='{:.3f}'.format, border=0)}"
-            for title, frame in (("Ladder", self.ladder), ("Structure of T", self.structure), ("All pairs", self.table))
-        )
-        page = (
-            f'<!doctype html><html lang="en">{MARKER.decode()}<meta charset="utf-8"><title>{QUESTION}</title>'
-            "<style>body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-            "img{max-width:100%}table{display:block;overflow-x:auto;border-collapse:collapse;font-size:.85rem}"
-            "td,th{padding:.2rem .6rem;text-align:right}</style>"
-            f"<h1>{QUESTION}</h1><p><b>{self.verdict}</b></p><p>{self.rule}</p>"
-            f"<p>By the paper's rule (highest calibrated alignment): <b>{self.paper_choice}</b>. "
-            "Scores of different spaces are not commensurable, so nothing about T follows from it.</p>"
-            f'<img alt="Alignment of pairs and ladder of maps" src="data:image/png;base64,{picture}">{tables}'
-            f"<p>Made by invariances {version('invariances')}.</p></html>"
-        )
+        page = render(self, MARKER.decode())
         write_whole(target, page.encode())
         return target
 
@@ -212,7 +205,7 @@ def check_plots() -> None:
     ParameterError
         One sentence names the extra to install.
     """
-    missing = [name for name in ("matplotlib", "seaborn") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("matplotlib", "seaborn", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:
         raise ParameterError(
             f"plots and reports need {' and '.join(missing)}, not installed here; run pip install 'invariances[plot]'"

@@ -95,8 +95,7 @@ def apply_map(
 ) -> Applied:
     """Carry all vectors of a file, or of a folder of Parquet shards, into the map's target space.
 
-    The input is read and written in batches, never whole. Stopped at any point, the same call goes on with the parts
-    that are finished.
+    All is read and written in batches. Stopped at any point, the same call goes on with the parts that are finished.
 
     Parameters
     ----------
@@ -133,13 +132,7 @@ def apply_map(
     folder = target if target.suffix not in SUFFIXES else target.with_name(f".{target.name}.parts")
     finished = open_parts(folder, _stamp(fitted, given), replace=force or folder is not target)
     reused = sum(part.rows for part in given.parts if part.name in finished)
-    done, counted = 0, progress or (lambda done, total: None)
-
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        counted(done, given.rows)
-
+    advance = _counter(given.rows, progress)
     for stream in given.streams:
         _carry(fitted, stream, given, folder, advance)
     if folder is not target:
@@ -149,6 +142,19 @@ def apply_map(
             _merge_npy(folder, given, target, len(fitted.bias))
         shutil.rmtree(folder)
     return Applied(target, given.rows, reused)
+
+
+def _counter(total: int, progress: Progress | None) -> Callable[[int], None]:
+    """Add up rows for a report of progress."""
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress(done, total)
+
+    return advance
 
 
 # The input ----------------------------------------------------------------------------------------

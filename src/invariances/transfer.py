@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from invariances.maps import factorise, identity_map
 from invariances.metrics.neighbours import NEIGHBOURS
 from invariances.metrics.retrieval import FOUND_AMONG, GALLERY, Found, directions, look_up
 from invariances.metrics.score import subsample
@@ -18,10 +19,22 @@ from invariances.represent import Invariance
 from invariances.spaces import OpenSpace
 from invariances.threads import in_threads
 
-__all__ = ["HEAD_ROWS", "Bounded", "bootstrap", "gallery_rows", "retention", "retrieval", "share_of_hits", "summary"]
+__all__ = [
+    "HEAD_ROWS",
+    "Bounded",
+    "bootstrap",
+    "examples",
+    "gallery_rows",
+    "retention",
+    "retrieval",
+    "share_of_hits",
+    "summary",
+]
 
 HEAD_ROWS = 2000
 """Rows that a head is trained on, and rows that it is scored on, at most."""
+EXAMPLES = 120
+"""Samples that are shown before and after."""
 DRAWS = 1000
 """Of the bootstrap over samples."""
 QUANTILE = 1.959963984540054
@@ -70,7 +83,8 @@ def share_of_hits(hits: torch.Tensor) -> Bounded:
     """
     n, share, z = len(hits), float(hits.double().mean()), QUANTILE
     middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    return Bounded(share, (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n))
+    low, high = ((middle + side) / (1 + z**2 / n) for side in (-half, half))
+    return Bounded(share, min(low, share), max(high, share))  # which round-off may have brought past each other
 
 
 def summary(found: Found, seed: int = 0) -> dict[str, float]:
@@ -152,6 +166,39 @@ def _from_one(
         found = look_up(mapped, among[b])
         lines.append({"model_a": a, "model_b": b, "n_anchors": len(anchors), **summary(found, seed)})
     return lines
+
+
+def examples(
+    spaces: Mapping[str, OpenSpace], anchors: np.ndarray, held_out: np.ndarray, invariance: Invariance
+) -> pd.DataFrame:
+    """Some samples of the first pair, on the two principal axes of the target's anchors, before and after the map.
+
+    Parameters
+    ----------
+    spaces : mapping from names to open spaces
+    anchors, held_out : arrays of row numbers
+    invariance : Invariance
+        The class of maps.
+
+    Returns
+    -------
+    DataFrame
+        One line per sample and kind of ``vectors``: those of the "target", and those of the source "before", padded
+        with zeros or cut to the target's width, and "after" the map.
+    """
+    a, b = list(spaces)[:2]
+    rows = gallery_rows(held_out)[:EXAMPLES]
+    source, target = (spaces[name][anchors].double() for name in (a, b))
+    samples, known = (spaces[name][rows].double() for name in (a, b))
+    mapped = invariance.represent(source, target)(samples)
+    mapped = identity_map(mapped, known)(mapped)  # which pads or cuts what keeps its width
+    axes, mean = factorise(target).right[:2], target.mean(dim=0)
+    kinds = {"target": known, "before": identity_map(samples, known)(samples), "after": mapped}
+    lines = []
+    for kind, vectors in kinds.items():
+        placed = torch.nn.functional.pad((vectors - mean) @ axes.T, (0, 2 - len(axes)))
+        lines += [{"model_a": a, "model_b": b, "vectors": kind, "x": x, "y": y} for x, y in placed.tolist()]
+    return pd.DataFrame(lines)
 
 
 def retention(

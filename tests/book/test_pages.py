@@ -29,6 +29,7 @@ PAGES = [
     "characteristics",
     "speed",
     "zoo",
+    "own",
     "reproduce",
     "api",
     "references",

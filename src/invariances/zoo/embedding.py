@@ -117,14 +117,7 @@ def embed_samples(
     opened = _open(model, options)
     if opened.kind not in (None, samples.kind):
         raise ParameterError(f"{model} reads {_PLURAL[opened.kind]}, but {data} holds {_PLURAL[samples.kind]}")
-    facts: dict[str, Any] = {
-        "format": FORMAT,
-        "model": opened.name,
-        "data": data,
-        "samples": len(samples),
-        "version": _version(),
-    }
-    facts |= {name: value for name, value in options._asdict().items() if name not in ("device",)}
+    facts = _facts(opened, data, samples, options)
     folder = target.with_name(f".{target.name}.parts")
     finished = open_parts(folder, {**{k: str(v) for k, v in facts.items()}, "stamp": samples.stamp}, replace=True)
     _write_parts(opened.read, samples, folder, finished, options.batch, progress or (lambda done, total: None))
@@ -136,8 +129,10 @@ def embed_samples(
 _PLURAL = {"text": "texts", "image": "pictures"}
 
 
-def _version() -> str:
-    return version("invariances")
+def _facts(opened: _Model, data: str, samples: Inputs, options: Options) -> dict[str, Any]:
+    """What determines the codes; on which device they were made does not."""
+    facts = {"format": FORMAT, "model": opened.name, "data": data, "samples": len(samples)}
+    return facts | options._replace(device="")._asdict() | {"version": version("invariances")}
 
 
 def _check(options: Options, most: int | None) -> None:

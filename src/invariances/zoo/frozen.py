@@ -143,7 +143,7 @@ def tokenizer(name: str, length: int | None = None) -> Any:
     longest = min(whole.model_max_length, getattr(config, "max_position_embeddings", math.inf))
     if "roberta" in config.model_type:
         longest = min(longest, config.max_position_embeddings - padding - 1)  # its positions start after the padding's
-    length = length or min(TOKENS, longest)
+    length = length or int(min(TOKENS, longest))
     if length > longest:
         raise PretrainedError(f"the checkpoint {name} reads {longest} tokens at most, not {length}; give a length so")
     fast.enable_truncation(length)

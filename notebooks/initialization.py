@@ -23,7 +23,7 @@ epochs: "Optional[int]" = None  # passes over the training samples; None takes t
 samples: "Optional[int]" = None  # training samples; None takes at most the profile's
 metric: str = "cosine"  # what alignment is measured by: cosine, cka, cka_debiased, cka_rbf, procrustes, cca, svcca, rsa, mutual_knn, ...
 device: str = "auto"  # where to train: auto, cpu, cuda
-data: "Optional[str]" = None  # auto (INVARIANCES_DATA, then the hub), builtin (stand-ins), or a folder
+data: "Optional[str]" = None  # auto (INVARIANCES_DATA, then the hub), builtin (stand-ins), a folder, or your own labelled samples
 
 # %% tags=["remove-cell"]
 # stops here, with one sentence, if a parameter is unknown or has a value it cannot have

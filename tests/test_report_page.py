@@ -44,9 +44,9 @@ def browser():
         opened.close()
 
 
-@pytest.mark.parametrize("models", [2, 5])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("models", "theme", "width"), [(2, "light", 1280), (2, "dark", 390), (5, "light", 390), (5, "dark", 1280)]
+)
 def test_the_page_is_readable_and_accessible(models, theme, width, pages, browser):
     from axe_playwright_python.sync_playwright import Axe
 

@@ -188,15 +188,14 @@ def embed(
     need("embed", "zoo")
     from invariances.outputs import check_output, write_whole
     from invariances.progress import progress_bar
-    from invariances.zoo.embedding import Options, embed_samples
-    from invariances.zoo.inputs import read_inputs
+    from invariances.zoo.embedding import Options, embed_samples, find_samples
 
     if device not in ("auto", "cpu", "cuda"):
         raise ParameterError(f"unknown device {device!r}; choose from auto, cpu, cuda")
     classes = None
     if labels is not None:
         check_output(labels, [data], force=force)
-        samples = read_inputs(data, column, id_column).first(most)
+        samples = find_samples(data, column, id_column).first(most)
         if samples.labels is None:
             raise ParameterError(f"{data} has no classes to write; leave --labels out")
         classes = _csv(samples.ids, samples.labels)

@@ -109,7 +109,7 @@ def what_is_found(retrieval: pd.DataFrame) -> str:
         axes.set_yticks(rows, names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel("share found (bar: 95 % interval, stroke: chance)")
+        axes.set_xlabel("share found (bar: 95 % over samples, stroke: chance)")
         figure.legend(loc="outside upper center", frameon=False, ncols=2)
 
     return _svg(draw, 1.1 + 0.34 * len(names), "found")

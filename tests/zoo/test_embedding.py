@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import datasets as hf
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +23,7 @@ from invariances.errors import DataError, ParameterError, PretrainedError
 from invariances.readers import read
 from invariances.spaces import read_space
 from invariances.zoo import embedding
-from invariances.zoo.embedding import Options, embed_samples
+from invariances.zoo.embedding import Options, embed_samples, find_samples
 from invariances.zoo.pretrained import REGISTRY
 
 WORDS = ["who", "where", "is", "wrote", "the", "river", "novel", "about"]
@@ -114,6 +115,24 @@ def test_pictures_and_layers_of_a_vision_network(pictures, vision):
     assert (code.shape, mean.shape, flat.shape) == ((5, 512), (5, 512), (5, 512 * 49))
     torch.testing.assert_close(code, mean, rtol=1e-4, atol=1e-5)  # a ResNet's code is the mean of its last layer
     torch.testing.assert_close(flat.view(5, 512, 49).mean(dim=2), mean, rtol=1e-4, atol=1e-5)
+
+
+def test_the_test_samples_of_a_data_set(monkeypatch, tmp_path):
+    place = tmp_path / "CogComp/trec"
+    place.mkdir(parents=True)
+    classes = hf.ClassLabel(names=["ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"])
+    features = hf.Features({"text": hf.Value("string"), "coarse_label": classes, "fine_label": classes})
+    for split, words in (("train", "who"), ("test", "where")):
+        columns = {"text": [f"{words} {i}" for i in range(5)], "coarse_label": [0, 1, 2, 3, 4], "fine_label": [0] * 5}
+        hf.Dataset.from_dict(columns, features).to_parquet(place / f"{split}-00000-of-00001.parquet")
+    monkeypatch.setenv("INVARIANCES_DATA", str(tmp_path))
+    found = find_samples("trec")
+    assert found.load(range(5)) == [f"where {i}" for i in range(5)]
+    assert found.labels == ["0", "1", "2", "3", "4"]
+    assert found.ids[0] == "test-0"
+    assert find_samples("trec:train").load([0])[0] == "who 0"
+    with pytest.raises(DataError, match=r"trec has no split 'dev'; choose from train, test"):
+        find_samples("trec:dev")
 
 
 # Interruptions ------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import pathlib
 
-import datasets as hf
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,6 +70,23 @@ def test_pictures_of_a_folder_with_their_classes():
     assert picture.mode == "RGB"
 
 
+def test_texts_of_a_folder_with_their_classes():
+    for name in ("sport/a.txt", "sport/b.txt", "water/c.txt"):
+        pathlib.Path("d", name).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path("d", name).write_text(f"two lines\nof {name}")
+    found, texts = all_of("d")
+    assert (found.kind, found.labels) == ("text", ["sport", "sport", "water"])
+    assert texts[2] == "two lines\nof water/c.txt"
+
+
+@pytest.mark.parametrize("name", ["label", "Class"])
+def test_a_table_may_have_a_column_of_classes(name):
+    pd.DataFrame({"text": TEXTS, name: ["x", "y", "x", "y"]}).to_csv("t.csv", index=False)
+    found, texts = all_of("t.csv")
+    assert texts == TEXTS
+    assert found.labels == ["x", "y", "x", "y"]
+
+
 def test_the_stamp_changes_with_the_samples():
     for text in ("x\ny", "x\nz"):
         with pathlib.Path("t.txt").open("w") as file:
@@ -80,24 +96,6 @@ def test_the_stamp_changes_with_the_samples():
         if text.endswith("y"):
             first = before
     assert first != before
-
-
-def test_the_test_samples_of_a_data_set(monkeypatch, folder):
-    place = folder / "CogComp/trec"
-    place.mkdir(parents=True)
-    classes = hf.ClassLabel(names=["ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"])
-    features = hf.Features({"text": hf.Value("string"), "coarse_label": classes, "fine_label": classes})
-    for split, words in (("train", "who"), ("test", "where")):
-        columns = {"text": [f"{words} {i}" for i in range(5)], "coarse_label": [0, 1, 2, 3, 4], "fine_label": [0] * 5}
-        hf.Dataset.from_dict(columns, features).to_parquet(place / f"{split}-00000-of-00001.parquet")
-    monkeypatch.setenv("INVARIANCES_DATA", str(folder))
-    found, texts = all_of("trec")
-    assert texts == [f"where {i}" for i in range(5)]
-    assert found.labels == ["0", "1", "2", "3", "4"]
-    assert found.ids[0] == "test-0"
-    assert all_of("trec:train")[1][0] == "who 0"
-    with pytest.raises(DataError, match=r"trec has no split 'dev'; choose from train, test"):
-        read_inputs("trec:dev")
 
 
 def write(name, content):
@@ -110,7 +108,7 @@ def write(name, content):
     ("make", "options", "match"),
     [
         (lambda: "absent", {}, "there are no samples at absent; give a folder"),
-        (lambda: write("e/none.txt", b"") and "e", {}, "e holds no pictures .*; give"),
+        (lambda: write("e/none.doc", b"") and "e", {}, "e holds no pictures .*; give"),
         (lambda: write("t.txt", b""), {}, "t.txt holds no texts; give"),
         (lambda: write("t.txt", b"\xff\xfe\x00"), {}, "t.txt cannot be read as UTF-8 text; save"),
         (lambda: write("t.json", b"[]"), {}, "t.json is not read; give"),
@@ -121,7 +119,6 @@ def write(name, content):
         (lambda: write("t.csv", b"a,b\nx,y\n"), {"id_column": "c"}, "has no column 'c'; name another with --id"),
         (lambda: write("t.csv", b"id,text\n1,y\n1,z\n"), {}, "1 ids are repeated; give every text its own"),
         (lambda: write("t.csv", b"id,text\n1,y\n2,\n"), {}, "1 texts are missing .first: row 1.; drop"),
-        (lambda: "ntrex", {}, "ntrex is missing|ntrex has sentences of several languages; give"),
     ],
 )
 def test_what_holds_no_samples_is_one_sentence(make, options, match):

@@ -16,9 +16,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from invariances.errors import ParameterError, PretrainedError
-from invariances.paper.rows import PLANNED, ROWS, Row, Variant
+from invariances.paper.rows import PLANNED, ROWS, Row, Variant, own_row
 from invariances.paper.settings import Settings
-from invariances.zoo import datasets, heads, locating, models, pretrained
+from invariances.zoo import datasets, heads, locating, models, own_data, pretrained
 from invariances.zoo.heads import HeadRecipe
 from invariances.zoo.recipes import Network, Recipe, Training
 from invariances.zoo.trained import ANCHOR_POOL
@@ -133,14 +133,23 @@ def planned(settings: Settings) -> dict[str, PlannedRow]:
 
 
 def _rows(settings: Settings) -> dict[str, PlannedRow]:
-    return {row.name: _plan_row(row, settings) for row in ROWS[settings.section]}
+    data = settings.value("data")
+    if not own_data.is_own(data):
+        return {row.name: _plan_row(row, settings) for row in ROWS[settings.section]}
+    if settings.section != "initialization":
+        raise ParameterError(
+            f"data is {data!r}, which is no folder of Parquet files in the hub's schema; give one, since only "
+            "initialization reads your own labelled texts or pictures"
+        )
+    row = own_row(own_data.register(data))
+    return {row.name: PlannedRow(row, (_plan_group(row.variants[0], row, settings),), "")}
 
 
 def _plan_row(row: Row, settings: Settings) -> PlannedRow:
     if row.dataset not in settings.chosen_datasets:
         return PlannedRow(row, (), "not among the data sets of this run")
     data = settings.value("data")
-    kept = [v for v in row.variants if data != "builtin" or datasets.REGISTRY[v.dataset].stand_in]
+    kept = [v for v in row.variants if data != "builtin" or datasets.source_named(v.dataset).stand_in]
     if not kept:
         return PlannedRow(row, (), f"{row.dataset} has no embedded stand-in")
     try:

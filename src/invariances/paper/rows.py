@@ -18,6 +18,7 @@ __all__ = [
     "Row",
     "Variant",
     "dataset_names",
+    "own_row",
     "row_named",
 ]
 
@@ -225,6 +226,13 @@ INVARIANCES = {"absolute": "Raw (Abs)", "scale": "Scale Inv", "relative": "Rotat
 def dataset_names(section: str) -> list[str]:
     """The names that the parameter `datasets` takes in a section."""
     return list(dict.fromkeys(row.dataset for row in ROWS[section]))
+
+
+def own_row(name: str) -> Row:
+    """The row of somebody's own data, "own pictures" or "own texts": seeds of one network, as in initialization."""
+    of_texts = name == "own texts"
+    variant = Variant("BERT", name, "bert") if of_texts else Variant("CNN-3", name, "cnn-3")
+    return Row(name.capitalize(), name, (variant,), modality="language" if of_texts else "vision")
 
 
 def row_named(name: str) -> Row | None:

@@ -61,7 +61,9 @@ class Settings(BaseModel):
     samples: StrictInt | None = Field(None, ge=20, description="a whole number of at least 20")
     metric: StrictStr = Field("cosine", description=f"one of {', '.join(METRICS)}")
     device: StrictStr = Field("auto", description=f"one of {', '.join(DEVICES)}")
-    data: StrictStr | None = Field(None, description="auto, builtin, or the path of a folder of Parquet files")
+    data: StrictStr | None = Field(
+        None, description="auto, builtin, a folder of Parquet files, or your own labelled texts or pictures"
+    )
 
     @field_validator("profile")
     @classmethod

@@ -74,15 +74,17 @@ def alignment(
         One line for every row and invariance of the paper's table, run or not.
     """
     lines = []
-    for row in ROWS[section]:
-        cells = ALIGNMENT[section].get(row.name, {})
-        part = across_groups(frame[frame.row == row.name])
+    names = [row.name for row in ROWS[section]]
+    own = [name for name in dict.fromkeys(frame.row) if name not in names]  # somebody's own data stand alone
+    for name in own or names:
+        cells = ALIGNMENT[section].get(name, {})
+        part = across_groups(frame[frame.row == name])
         for invariance, title in INVARIANCES.items():
-            line = {"Row": row.name, "Invariance": title, "Reported": str(cells.get(invariance, "not in the paper"))}
+            line = {"Row": name, "Invariance": title, "Reported": str(cells.get(invariance, "not in the paper"))}
             pairs = part[part.invariance == invariance]
-            itself = frame[(frame.row == row.name) & (frame.kind == "self") & (frame.invariance == invariance)]
-            span = intervals.get((row.name, invariance))
-            lines.append(line | (_aligned(pairs, itself, span) if span else _not_run(row.name, not_run)))
+            itself = frame[(frame.row == name) & (frame.kind == "self") & (frame.invariance == invariance)]
+            span = intervals.get((name, invariance))
+            lines.append(line | (_aligned(pairs, itself, span) if span else _not_run(name, not_run)))
     return pd.DataFrame(lines)
 
 

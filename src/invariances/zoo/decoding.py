@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from invariances.errors import DataError
-from invariances.zoo import builtin, frozen, store
+from invariances.zoo import builtin, frozen, own_data, store
 from invariances.zoo.engines import Characters
 from invariances.zoo.home import home
 from invariances.zoo.locating import PICTURES_WORTH_A_BAR, Located, View, locate
@@ -63,7 +63,7 @@ def _decode_images(view: View, found: Located) -> Decoded:
             kept = balanced_subset(y, n, _stream(view, split))
             arrays |= {f"{split}_x": _fit_pixels(x[kept], view), f"{split}_y": y[kept]}
         return arrays, {digit: str(digit) for digit in range(10)}, 0
-    source, arrays, names = REGISTRY[view.dataset], {}, {}
+    source, arrays, names = source_named(view.dataset), {}, {}
     for split, n in (("train", view.n_train), ("test", view.n_test)):
         rows = load_split(source, found, split, n)
         labels = np.asarray(rows[source.label])
@@ -117,7 +117,7 @@ def _fit_pixels(images: np.ndarray, view: View) -> np.ndarray:
 
 
 def _decode_texts(view: View, found: Located) -> Decoded:
-    source = REGISTRY[view.dataset]
+    source = source_named(view.dataset)
     texts, arrays, names = {}, {}, {}
     for split, n in (("train", view.n_train), ("test", view.n_test)):
         if found.files is None and found.revision is None:
@@ -156,7 +156,7 @@ def _taken_together(labels: np.ndarray, source: Source) -> np.ndarray:
 
 
 def _generated(view: View, n: int, seed: int) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    source = REGISTRY[view.dataset]
+    source = source_named(view.dataset)
     if source.language and view.coarse:
         # stars come as they fall: of twice as many reviews, enough are of a coarse class
         texts, labels = builtin.reviews(2 * n, seed, source.language)
@@ -221,6 +221,8 @@ def _parallel_source(view: View) -> tuple[Located, Source, str]:
 
 def load_split(source: Source, found: Located, split: str, n: int) -> Any:
     """A split's rows; from the hub, where its files are many, as many of these as `n` samples need."""
+    if source.own:
+        return own_data.load(source, split)
     from datasets import disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetsError
 

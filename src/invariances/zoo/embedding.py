@@ -21,11 +21,14 @@ from invariances.errors import DataError, ParameterError, PretrainedError
 from invariances.outputs import check_output, open_parts
 from invariances.progress import Progress
 from invariances.zoo import frozen
+from invariances.zoo.decoding import joined, load_split
 from invariances.zoo.inputs import Inputs, read_inputs
+from invariances.zoo.locating import locate
 from invariances.zoo.models import device_named
 from invariances.zoo.pretrained import find, named, one_line, pinned
+from invariances.zoo.sources import REGISTRY
 
-__all__ = ["EMBEDDINGS", "POOLINGS", "Options", "embed_samples"]
+__all__ = ["EMBEDDINGS", "POOLINGS", "Options", "embed_samples", "find_samples"]
 
 EMBEDDINGS = "embeddings"
 """What the matrix is called in the file."""
@@ -86,7 +89,7 @@ def embed_samples(
         A name of the registry, a hub id, a folder or file of weights (see `pretrained.find`), or ``module:function``: a
         function that takes a list of texts or of PIL pictures and gives an array of shape (n, d).
     data : str
-        See `inputs.read_inputs`.
+        See `find_samples`.
     output : str or Path
         A ``.safetensors`` file, with the matrix, ids and everything that determines it in its header, or ``.parquet``.
     column, id_column : str, optional
@@ -113,7 +116,7 @@ def embed_samples(
     target = check_output(output, [data] if Path(data).is_file() else [], MARKER, force)
     if target.suffix not in SUFFIXES:
         raise ParameterError(f"{output} would be a {target.suffix or 'nameless'} file; give {' or '.join(SUFFIXES)}")
-    samples = read_inputs(data, column, id_column).first(most)
+    samples = find_samples(data, column, id_column).first(most)
     opened = _open(model, options)
     if opened.kind not in (None, samples.kind):
         raise ParameterError(f"{model} reads {_PLURAL[opened.kind]}, but {data} holds {_PLURAL[samples.kind]}")
@@ -141,6 +144,52 @@ def _check(options: Options, most: int | None) -> None:
     for name, value in (("batch", options.batch), ("length", options.length), ("most", most)):
         if value is not None and value < 1:
             raise ParameterError(f"{name} is {value}; give a whole number of at least 1")
+
+
+# Samples ---------------------------------------------------------------------------------------
+
+
+def find_samples(data: str, column: str | None = None, id_column: str | None = None) -> Inputs:
+    """Somebody's own samples, or those of a data set of the registry.
+
+    Parameters
+    ----------
+    data : str
+        What `inputs.read_inputs` takes, or a name of the registry: its test samples, or others, ``trec:train``.
+    column, id_column : str, optional
+        See there.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    name, _, split = data.partition(":")
+    if name in REGISTRY and not Path(data).exists():
+        return _registered(name, split or "test")
+    return read_inputs(data, column, id_column)
+
+
+def _registered(name: str, split: str) -> Inputs:
+    """The samples of a data set of the registry."""
+    source = REGISTRY[name]
+    found = locate(name)
+    if source.kind == "parallel":
+        raise DataError(f"{name} has sentences of several languages; give a file with a column of one of them")
+    splits = list(found.files or {"train": [], "test": []})
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}; choose from {', '.join(splits)}")
+    rows = load_split(source, found, split, 10**9)
+    labels = [str(label) for label in np.asarray(rows[source.label])]
+    ids = [f"{split}-{i}" for i in range(len(rows))]
+
+    def load(numbers: Sequence[int]) -> list[Any]:
+        some = rows.select(numbers)
+        if source.kind == "image":
+            return [picture.convert("RGB") for picture in some[source.inputs[0]]]
+        return [joined(parts) for parts in zip(*(some[column] for column in source.inputs), strict=True)]
+
+    return Inputs("image" if source.kind == "image" else "text", ids, load, f"{found.fingerprint} {split}", labels)
 
 
 # Models -------------------------------------------------------------------------------------------

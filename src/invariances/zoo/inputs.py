@@ -1,4 +1,4 @@
-"""Somebody's own samples: texts in a file, pictures in a folder, or a data set of the registry, one by one."""
+"""Somebody's own samples: texts in a file or in files, pictures in a folder, read one by one, with their classes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from invariances.errors import DataError
-from invariances.zoo.decoding import joined, load_split
-from invariances.zoo.locating import locate
-from invariances.zoo.sources import REGISTRY
 
 __all__ = ["Inputs", "read_inputs"]
 
@@ -24,6 +20,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 """Files that are taken for pictures."""
 TEXT_NAMES = ("text", "texts", "sentence", "content", "body")
 """Columns that are taken for the texts, in small letters, where there are several of words."""
+LABEL_NAMES = ("label", "labels", "class", "category", "target")
+"""Columns that are taken for the classes, in small letters."""
 ID_NAMES = ("id", "ids", "doc", "document_id")
 """Columns that are taken for the ids, in small letters."""
 
@@ -55,9 +53,9 @@ def read_inputs(data: str, column: str | None = None, id_column: str | None = No
     Parameters
     ----------
     data : str
-        A folder of pictures, whose folders name classes if there are any; a ``.txt`` file with a text in each line; a
-        ``.csv``, ``.tsv`` or ``.parquet`` file with a column of texts; or a data set of the registry, of which the test
-        samples are taken, or others: ``trec:train``.
+        A folder of pictures or of ``.txt`` files, whose folders name classes if there are any; a ``.txt`` file with a
+        text in each line; or a ``.csv``, ``.tsv`` or ``.parquet`` file with a column of texts, and perhaps one called
+        "label".
     column : str, optional
         Of a table: the texts; by default its only column of words, or one called "text".
     id_column : str, optional
@@ -69,30 +67,44 @@ def read_inputs(data: str, column: str | None = None, id_column: str | None = No
         If there are none, or it is not clear which are meant.
     """
     path = Path(data).expanduser()
-    name, _, split = data.partition(":")
     if path.is_dir():
-        return _pictures(path)
+        return _folder(path)
     if path.is_file():
         return _texts(path, column, id_column)
-    if name in REGISTRY:
-        return _registered(name, split or "test")
-    shown = textwrap.shorten(data, 100)
     raise DataError(
-        f"there are no samples at {shown}; give a folder of pictures, a .txt, .csv, .tsv or .parquet file, or one of "
-        f"{', '.join(REGISTRY)}"
+        f"there are no samples at {textwrap.shorten(data, 100)}; give a folder of pictures or of .txt files, or a "
+        ".txt, .csv, .tsv or .parquet file"
     )
 
 
-def _pictures(folder: Path) -> Inputs:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
-    if not files:
-        raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}); give a folder that does")
+def _folder(folder: Path) -> Inputs:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    pictures = [path for path in files if path.suffix.lower() in PICTURES]
+    if pictures:
+        return _of_files(folder, pictures, "image")
+    texts = [path for path in files if path.suffix.lower() == ".txt"]
+    if texts:
+        return _of_files(folder, texts, "text")
+    raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}) and no .txt files; give a folder that does")
+
+
+def _of_files(folder: Path, files: list[Path], kind: Literal["text", "image"]) -> Inputs:
     ids = [path.relative_to(folder).as_posix() for path in files]
     classes = [path.parent.relative_to(folder).as_posix() for path in files]
     sizes = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in zip(ids, files, strict=True)]
-    return Inputs(
-        "image", ids, partial(_open_pictures, files), _digest(sizes), classes if len(set(classes)) > 1 else None
-    )
+    load = partial(_open_pictures if kind == "image" else _open_texts, files)
+    return Inputs(kind, ids, load, _digest(sizes), classes if len(set(classes)) > 1 else None)
+
+
+def _open_texts(files: Sequence[Path], numbers: Sequence[int]) -> list[Any]:
+    return [_read_text(files[number]) for number in numbers]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text; save it as such") from error
 
 
 def _open_pictures(files: Sequence[Path], numbers: Sequence[int]) -> list[Any]:
@@ -110,10 +122,7 @@ def _open_pictures(files: Sequence[Path], numbers: Sequence[int]) -> list[Any]:
 
 def _texts(path: Path, column: str | None, id_column: str | None) -> Inputs:
     if path.suffix == ".txt":
-        try:
-            texts = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read as UTF-8 text; save it as such") from error
+        texts = _read_text(path).splitlines()
         return _of_texts(path, texts, [str(i) for i in range(len(texts))])
     readers = {".csv": pd.read_csv, ".tsv": partial(pd.read_csv, sep="\t"), ".parquet": pd.read_parquet}
     if path.suffix not in readers:
@@ -128,12 +137,18 @@ def _texts(path: Path, column: str | None, id_column: str | None) -> Inputs:
             listed = ", ".join(list(frame)[:8])
             raise DataError(f"{path} has no column {named!r}; name another with --{what}, it has {listed}")
     ids = id_column or next((name for name in frame if name.lower() in ID_NAMES), None)
-    chosen = column or _text_column(frame.drop(columns=[ids] if ids else []), path)
+    labels = next((name for name in frame if name.lower() in LABEL_NAMES and name != column), None)
+    chosen = column or _text_column(frame.drop(columns=[name for name in (ids, labels) if name]), path)
     missing = frame[chosen].isna()
     if missing.any():
         raise DataError(f"{path}: {missing.sum()} texts are missing (first: row {missing.argmax()}); drop these rows")
     named_ids = frame[ids].astype(str) if ids else pd.Series(range(len(frame))).astype(str)
-    return _of_texts(path, frame[chosen].astype(str).tolist(), named_ids.tolist())
+    found = _of_texts(path, frame[chosen].astype(str).tolist(), named_ids.tolist())
+    if labels is None:
+        return found
+    if frame[labels].isna().any():
+        raise DataError(f"{path}: {frame[labels].isna().sum()} labels are missing; fill them in, or drop these rows")
+    return replace(found, labels=frame[labels].astype(str).tolist())
 
 
 def _text_column(frame: pd.DataFrame, path: Path) -> str:
@@ -152,27 +167,6 @@ def _of_texts(path: Path, texts: list[str], ids: list[str]) -> Inputs:
     if len(set(ids)) < len(ids):
         raise DataError(f"{path}: {len(ids) - len(set(ids))} ids are repeated; give every text its own")
     return Inputs("text", ids, lambda numbers: [texts[number] for number in numbers], _digest([ids, texts]))
-
-
-def _registered(name: str, split: str) -> Inputs:
-    source = REGISTRY[name]
-    found = locate(name)
-    if source.kind == "parallel":
-        raise DataError(f"{name} has sentences of several languages; give a file with a column of one of them")
-    splits = list(found.files or {"train": [], "test": []})
-    if split not in splits:
-        raise DataError(f"{name} has no split {split!r}; choose from {', '.join(splits)}")
-    rows = load_split(source, found, split, 10**9)
-    labels = [str(label) for label in np.asarray(rows[source.label])]
-    ids = [f"{split}-{i}" for i in range(len(rows))]
-
-    def load(numbers: Sequence[int]) -> list[Any]:
-        some = rows.select(numbers)
-        if source.kind == "image":
-            return [picture.convert("RGB") for picture in some[source.inputs[0]]]
-        return [joined(parts) for parts in zip(*(some[column] for column in source.inputs), strict=True)]
-
-    return Inputs("image" if source.kind == "image" else "text", ids, load, f"{found.fingerprint} {split}", labels)
 
 
 def _digest(of: Any) -> str:

@@ -90,6 +90,10 @@ def locate(name: str, data: str = "auto") -> Located:
         If it cannot be had; the message says what is missing and how to get it.
     """
     source = source_named(name)
+    if source.own:
+        return Located(
+            f"{name} ({Path(source.own).name})", "the given folder", source.revision or "", None, source.revision
+        )
     if data == "builtin":
         if source.stand_in is None:
             raise DataError(

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from invariances.errors import DataError
 from invariances.zoo import builtin
 
-__all__ = ["REGISTRY", "Shards", "Source", "hub_is_reachable", "names_digest", "source_named"]
+__all__ = ["OWN", "REGISTRY", "Classes", "Shards", "Source", "hub_is_reachable", "names_digest", "source_named"]
 
 
 class Classes(NamedTuple):
@@ -68,6 +68,8 @@ class Source(NamedTuple):
     """Where labels can be taken together: the coarse classes by name, each with its labels; others are left out."""
     document: str = ""
     """Of parallel sentences: the column that says which document a sentence is of, where one does."""
+    own: str = ""
+    """Of somebody's own samples: the folder or file."""
 
     @property
     def pinned(self) -> bool:
@@ -88,9 +90,10 @@ def source_named(name: str) -> Source:
     DataError
         If there is none of that name; the message lists the names.
     """
-    if name not in REGISTRY:
+    known = REGISTRY | OWN
+    if name not in known:
         raise DataError(f"unknown data set {name!r}; choose from {', '.join(REGISTRY)}")
-    return REGISTRY[name]
+    return known[name]
 
 
 def _named(*names: str, first: int = 0) -> Classes:
@@ -249,6 +252,10 @@ REGISTRY: dict[str, Source] = {
     "ntrex": _NTREX,
 }
 """The paper's data sets by name, and the parallel sentences that cross-lingual anchors come from."""
+
+
+OWN: dict[str, Source] = {}
+"""Somebody's own samples by name, as `own_data.register` finds them."""
 
 
 @functools.cache

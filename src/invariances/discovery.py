@@ -137,10 +137,11 @@ def _report(spaces: OpenSpaces, options: _Options) -> Report:
         spaces, ids, seed=seed, permutation=options.permutation, delta=options.delta, workers=options.workers
     )
     compared = found_ladder.table
-    of_all, of_pairs = compared[compared.model_a == ALL_PAIRS], compared[compared.model_a != ALL_PAIRS]
-    verdict = _verdict(of_all[of_all.chosen].iloc[0], spaces, len(ids))
+    together = compared.model_a == ALL_PAIRS
+    of_all: pd.DataFrame = compared.loc[together].reset_index(drop=True)
+    of_pairs: pd.DataFrame = compared.loc[~together & (compared["class"] == "affine")].reset_index(drop=True)
+    verdict = _verdict(of_all.loc[of_all.chosen.idxmax()], spaces, len(ids))
     means = table.groupby("invariance", sort=False).calibrated.mean().dropna()
-    affine = of_pairs[of_pairs["class"] == "affine"]
     held_out = np.setdiff1d(np.arange(spaces.n), ids)
     carried = INVARIANCES[CARRIED.get(verdict.invariance, verdict.invariance)]
     found = retrieval(spaces, ids, held_out, carried, seed)
@@ -149,10 +150,10 @@ def _report(spaces: OpenSpaces, options: _Options) -> Report:
         kept = retention(spaces, ids, held_out, options.classes, carried, seed)
     return Report(
         table,
-        of_all[STEPS].reset_index(drop=True),
+        of_all.reindex(columns=STEPS),
         str(means.idxmax()) if len(means) else "none: no score can be told from chance",
         verdict,
-        affine[STRUCTURE].reset_index(drop=True),
+        of_pairs.reindex(columns=STRUCTURE),
         options.delta,
         found,
         kept,

@@ -78,7 +78,7 @@ def alignment(
     own = [name for name in dict.fromkeys(frame.row) if name not in names]  # somebody's own data stand alone
     for name in own or names:
         cells = ALIGNMENT[section].get(name, {})
-        part = across_groups(frame[frame.row == name])
+        part = across_groups(frame.loc[frame.row == name])
         for invariance, title in INVARIANCES.items():
             line = {"Row": name, "Invariance": title, "Reported": str(cells.get(invariance, "not in the paper"))}
             pairs = part[part.invariance == invariance]

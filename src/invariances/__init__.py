@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from invariances.fitted import FittedMap, read_map
     from invariances.intervals import Interval, difference, interval
     from invariances.ladders import Ladder, ladder
+    from invariances.layerwise import layers
     from invariances.metrics.table import METRICS, cka, compare, cosine, pairwise, procrustes
     from invariances.migration import MapScore, fit_map, score_map
     from invariances.prediction import rank_prediction
@@ -46,6 +47,7 @@ _NAMES = {
     "fitted": ("FittedMap", "read_map"),
     "intervals": ("Interval", "difference", "interval"),
     "ladders": ("Ladder", "ladder"),
+    "layerwise": ("layers",),
     "metrics.table": ("METRICS", "cka", "compare", "cosine", "pairwise", "procrustes"),
     "migration": ("MapScore", "fit_map", "score_map"),
     "prediction": ("rank_prediction",),
@@ -106,6 +108,7 @@ __all__ = [
     "fit_map",
     "interval",
     "ladder",
+    "layers",
     "pairwise",
     "procrustes",
     "rank_prediction",

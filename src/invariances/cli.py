@@ -17,7 +17,7 @@ from invariances import __version__
 from invariances.errors import DataError, InvariancesError, ParameterError, PretrainedError, StoreError
 from invariances.extras import need
 from invariances.map_commands import maps
-from invariances.own import DISCOVER_EPILOG, EMBED_EPILOG, discover, embed
+from invariances.own import DISCOVER_EPILOG, EMBED_EPILOG, LAYERS_EPILOG, discover, embed, layers
 
 __all__ = ["STOPPED", "app", "book", "data", "discover", "main", "reproduce", "run", "store"]
 
@@ -328,6 +328,7 @@ def store(
 
 app.command(epilog=DISCOVER_EPILOG)(discover)
 app.command(epilog=EMBED_EPILOG)(embed)
+app.command(epilog=LAYERS_EPILOG)(layers)
 app.add_typer(maps, name="map")
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -21,7 +21,16 @@ from invariances.extras import need
 if TYPE_CHECKING:
     from invariances.report import Report
 
-__all__ = ["DISCOVER_EPILOG", "EMBED_EPILOG", "anchors_given", "discover", "embed", "named_sources"]
+__all__ = [
+    "DISCOVER_EPILOG",
+    "EMBED_EPILOG",
+    "LAYERS_EPILOG",
+    "anchors_given",
+    "discover",
+    "embed",
+    "layers",
+    "named_sources",
+]
 
 
 DISCOVER_EPILOG = """\b
@@ -213,3 +222,94 @@ def _csv(ids: Sequence[str], labels: Sequence[str]) -> bytes:
     import pandas as pd
 
     return pd.DataFrame({"id": ids, "label": labels}).to_csv(index=False).encode()
+
+
+LAYERS_EPILOG = """\b
+Examples:
+  invariances layers minilm bert-base-uncased texts.txt -o layers.csv --figure layers.png
+  invariances layers resnet18 resnet50 pictures/ -o layers.csv
+  invariances layers step-1000/ step-2000/ step-4000/ texts.txt -o course.csv
+
+\b
+Two models: every layer of one with every layer of the other. More: checkpoints
+of one model in their order, each layer with the same layer of the last one.
+"""
+
+
+def layers(
+    given: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL MODEL... DATA", help="Two models or more, and what they read, as `embed`."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .csv file with a line per pair of layers.")],
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw a heatmap: .png, .svg or .pdf. Needs the extra plot.")
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="mean, cls, last or flatten.")] = "mean",
+    column: Annotated[str | None, typer.Option(help="Column of the texts in a table.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a text; longer ones are cut.")] = None,
+    most: Annotated[int, typer.Option(help="Read the first so many samples.")] = 2000,
+    batch: Annotated[int, typer.Option(help="Samples at once.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Compare the layers of two networks, or of one along its checkpoints, by debiased CKA. Needs the extra zoo."""
+    need("layers", "zoo")
+    from invariances.layerwise import course, draw_layers
+    from invariances.layerwise import layers as compare_layers
+    from invariances.outputs import check_output, write_whole
+    from invariances.progress import progress_bar
+    from invariances.report import check_plots
+    from invariances.zoo.embedding import find_samples, open_network
+
+    *models, data = given
+    if len(models) < 2:
+        raise ParameterError(f"{len(models)} model(s) given; give two models or more, and then the data")
+    for path in filter(None, (output, figure)):
+        check_output(path, [data], force=force)
+    if figure:
+        check_plots()
+    samples = find_samples(data, column).first(most)
+    opened = [open_network(model, device, length) for model in models]
+    if any(network.kind != samples.kind for network in opened):
+        raise ParameterError(f"{data} holds {samples.kind}s, which not all of {', '.join(models)} read; give others")
+    with progress_bar("comparing layers", "batches", quiet) as progress:
+        passes = -(-len(samples) // batch) * (2 if len(models) == 2 else 2 * len(models))
+        told = _told(progress, passes)
+        a, b = opened[0], opened[1]
+        if len(models) == 2:
+            fed = told(a.batches(samples, batch)), told(b.batches(samples, batch))
+            table = compare_layers(a.module, b.module, *fed, pooling=pooling)
+        else:
+            networks = {model: network.module for model, network in zip(models, opened, strict=True)}
+            table = course(networks, _Again(lambda: told(a.batches(samples, batch))), pooling=pooling)
+    write_whole(output, table.to_csv(index=False).encode())
+    typer.echo(f"{output}")
+    if figure:
+        draw_layers(table, models[0], models[-1]).savefig(figure)
+        typer.echo(f"{figure}")
+
+
+class _Again:
+    """Batches that can be gone through several times."""
+
+    def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.start()
+
+
+def _told(progress: Callable[[int, int], None], total: int) -> Callable[[Iterator[Any]], Iterator[Any]]:
+    """Report every batch that is taken."""
+    done = 0
+
+    def tell(batches: Iterator[Any]) -> Iterator[Any]:
+        nonlocal done
+        for batch in batches:
+            yield batch
+            done += 1
+            progress(min(done, total), total)
+
+    return tell

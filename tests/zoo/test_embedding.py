@@ -19,7 +19,9 @@ from test_pretrained import save_text
 from torchvision.models import resnet18
 from transformers import AutoModel, AutoTokenizer
 
-from invariances.errors import DataError, ParameterError, PretrainedError
+from invariances import compare
+from invariances.cli import main
+from invariances.errors import DataError, ParameterError, PretrainedError, SpaceError
 from invariances.readers import read
 from invariances.spaces import read_space
 from invariances.zoo import embedding
@@ -236,7 +238,7 @@ def test_a_model_of_pictures_does_not_read_texts(vision, bert, pictures):
         embed_samples(bert, pictures, "o.safetensors")
     with pytest.raises(ParameterError, match=r"has no layer 'layer9'; it has conv1, .* so name one"):
         embed_samples(vision, pictures, "o.safetensors", options=Options("layer9"))
-    with pytest.raises(ParameterError, match=r"which has no tokens; give mean or flatten"):
+    with pytest.raises(SpaceError, match=r"which has no tokens; pool by mean or flatten"):
         embed_samples(vision, pictures, "o.safetensors", options=Options("layer4", "cls"))
 
 
@@ -250,3 +252,60 @@ def test_what_a_model_gives_is_checked():
         with pytest.raises((DataError, PretrainedError), match=match):
             embedding.PART = 50
             embed_samples("mine2:encode", "t.csv", "o.safetensors")
+
+
+# Layers -------------------------------------------------------------------------------------------
+
+
+def command(monkeypatch, capsys, line, status=0):
+    monkeypatch.setattr("sys.argv", ["invariances", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code or 0) == status, (out, err)
+    return out, err
+
+
+def test_the_layers_of_two_transformers_on_one_s_own_texts(bert, tmp_path_factory, monkeypatch, capsys):
+    other = save_text(tmp_path_factory.mktemp("other"), seed=1)
+    command(monkeypatch, capsys, f"layers {bert} {other} t.csv -o l.csv --figure l.png --length 20 --batch 9")
+    table = pd.read_csv("l.csv")
+    assert set(table.n_samples) == {50}
+    assert pathlib.Path("l.png").stat().st_size > 1000
+    # a block's output, pooled over tokens, is what `embed` gives of the hidden state after it
+    names = list(dict.fromkeys(table.layer_a))
+    assert [name for name in names if "layer." in name] == ["encoder.layer.0", "encoder.layer.1"]
+    spaces = {}
+    for model, name in ((bert, "a"), (other, "b")):
+        embed_samples(model, "t.csv", f"{name}.safetensors", options=Options("1", "mean", 20))
+        spaces[name] = f"{name}.safetensors"
+    known = compare(spaces["a"], spaces["b"], "cka_debiased").score
+    line = table[(table.layer_a == "encoder.layer.0") & (table.layer_b == "encoder.layer.0")]
+    assert line.cka.item() == pytest.approx(known, abs=1e-4)
+
+
+def test_checkpoints_of_one_model_are_a_course(bert, tmp_path_factory, monkeypatch, capsys):
+    others = [save_text(tmp_path_factory.mktemp("step"), seed=i) for i in (1, 2)]
+    command(monkeypatch, capsys, f"layers {others[0]} {others[1]} {bert} t.csv -o c.csv --length 20")
+    table = pd.read_csv("c.csv")
+    assert list(dict.fromkeys(table.checkpoint)) == [*others, bert]
+    np.testing.assert_allclose(table[table.checkpoint == bert].cka, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("layers BERT t.csv -o l.csv", "1 model(s) given; give two models or more"),
+        ("layers BERT BERT absent -o l.csv", "there are no samples at absent"),
+        ("layers BERT BERT t.csv -o t.csv", "t.csv is one of the inputs"),
+        ("layers BERT STANDIN t.csv -o l.csv", "shows no layers; give another encoder"),
+        ("layers BERT BERT t.csv -o l.csv --pooling max", "unknown pooling 'max'; choose"),
+    ],
+)
+def test_layers_that_cannot_be_compared_are_one_sentence(line, said, bert, monkeypatch, capsys):
+    line = line.replace("BERT", bert).replace("STANDIN", STAND_IN)
+    line = line if "--length" in line else f"{line} --length 20"
+    out, err = command(monkeypatch, capsys, line, status=1)
+    assert out == ""
+    assert said in err
+    assert not pathlib.Path("l.csv").exists()

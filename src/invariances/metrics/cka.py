@@ -39,6 +39,7 @@ __all__ = [
     "all_inner",
     "chance_hollow",
     "normalised",
+    "normalised_pair",
     "score_kernel",
     "u_inner",
     "with_counted_p",
@@ -279,6 +280,19 @@ def normalised(inner: torch.Tensor) -> np.ndarray:
     """Inner products as cosines, with ones on the diagonal."""
     norms = inner.diagonal().sqrt()  # before they are multiplied: products of small powers would vanish
     return (inner / torch.outer(norms, norms)).fill_diagonal_(1.0).numpy()
+
+
+def normalised_pair(inner: float, power_a: float, power_b: float) -> float:
+    """An inner product of two U-centred kernels as a cosine, from their powers.
+
+    Raises
+    ------
+    SpaceError
+        If one of the kernels vanishes.
+    """
+    for power in (power_a, power_b):
+        _check_power(power, 0.0)
+    return inner / (math.sqrt(power_a) * math.sqrt(power_b))
 
 
 def within_kernel(a: _KernelState, b: _KernelState, size: float) -> float:

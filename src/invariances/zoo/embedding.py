@@ -7,7 +7,8 @@ import importlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from invariances.errors import DataError, ParameterError, PretrainedError
+from invariances.layerwise import LAYER_POOLINGS, pooled
 from invariances.outputs import check_output, open_parts
 from invariances.progress import Progress
 from invariances.zoo import frozen
@@ -28,7 +30,7 @@ from invariances.zoo.models import device_named
 from invariances.zoo.pretrained import find, named, one_line, pinned
 from invariances.zoo.sources import REGISTRY
 
-__all__ = ["EMBEDDINGS", "POOLINGS", "Options", "embed_samples", "find_samples"]
+__all__ = ["EMBEDDINGS", "Network", "Options", "embed_samples", "find_samples", "open_network"]
 
 EMBEDDINGS = "embeddings"
 """What the matrix is called in the file."""
@@ -37,8 +39,6 @@ MARKER = b'"invariances embeddings'
 FORMAT = "invariances embeddings 1"
 PART = 2048
 """Samples of a part."""
-POOLINGS = ("mean", "cls", "last", "flatten")
-"""How the vectors of a sample become one: their mean over tokens or places, the first or the last token, or all."""
 SUFFIXES = (".safetensors", ".parquet")
 """Files that are written."""
 Reader = Callable[[Sequence[Any]], torch.Tensor]
@@ -52,7 +52,7 @@ class Options(NamedTuple):
     """Of a transformer the number of its hidden states, 0 for the token embeddings, -1 for the last; of a vision
     network the name of a module. By default what the model's code is made of."""
     pooling: str | None = None
-    """One of `POOLINGS`; by default as the registry says, and the mean for others."""
+    """One of `invariances.layerwise.LAYER_POOLINGS`; by default as the registry says, and the mean for others."""
     length: int | None = None
     """Tokens of a text, or characters where the model reads whole texts."""
     batch: int = 32
@@ -139,8 +139,8 @@ def _facts(opened: _Model, data: str, samples: Inputs, options: Options) -> dict
 
 
 def _check(options: Options, most: int | None) -> None:
-    if options.pooling is not None and options.pooling not in POOLINGS:
-        raise ParameterError(f"unknown pooling {options.pooling!r}; choose from {', '.join(POOLINGS)}")
+    if options.pooling is not None and options.pooling not in LAYER_POOLINGS:
+        raise ParameterError(f"unknown pooling {options.pooling!r}; choose from {', '.join(LAYER_POOLINGS)}")
     for name, value in (("batch", options.batch), ("length", options.length), ("most", most)):
         if value is not None and value < 1:
             raise ParameterError(f"{name} is {value}; give a whole number of at least 1")
@@ -245,27 +245,16 @@ def _tokens(model: str, options: Options, device: torch.device) -> Reader:
     pooling = options.pooling or encoder.body.pooling
     if pooling == "flatten":
         raise ParameterError("texts have unequal numbers of tokens, which cannot be flattened; give mean, cls or last")
-    padding = dict(tokenizer.padding)
-    tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])  # to the longest of a batch
+    _padding_to_the_longest(tokenizer)
 
     def read(texts: Sequence[str]) -> torch.Tensor:
         ids = torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(list(texts))], device=device)
         mask = ids != body.config.pad_token_id
         out = body(input_ids=ids, attention_mask=mask.long(), output_hidden_states=states is not None)
         hidden = out.last_hidden_state if states is None else out.hidden_states[states]
-        return _pool_tokens(hidden, mask, pooling)
+        return pooled(hidden, pooling, mask)
 
     return read
-
-
-def _pool_tokens(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """One vector a text, of hidden states of shape (n, tokens, d)."""
-    if pooling == "cls":
-        return hidden[:, 0]
-    if pooling == "last":
-        return hidden[torch.arange(len(hidden)), mask.sum(dim=1).clamp_min(1) - 1]
-    weights = mask.unsqueeze(-1).to(hidden)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
 
 
 def _is_whole(text: str) -> bool:
@@ -273,8 +262,6 @@ def _is_whole(text: str) -> bool:
 
 
 def _pixels(model: str, options: Options, device: torch.device) -> Reader:
-    from torchvision.transforms import functional
-
     encoder: Any = frozen.encoder(model).to(device)
     vision, pixels = encoder.body, encoder.body.pixels
     seen: dict[str, Any] = {}
@@ -287,11 +274,8 @@ def _pixels(model: str, options: Options, device: torch.device) -> Reader:
         raise ParameterError(f"the code of {model} has no tokens; leave pooling out, or name a layer that has some")
 
     def read(pictures: Sequence[Any]) -> torch.Tensor:
-        fitted: list[Any] = [
-            functional.center_crop(functional.resize(picture, pixels), [pixels, pixels]) for picture in pictures
-        ]
-        codes = encoder(torch.stack([functional.to_tensor(picture) for picture in fitted]).to(device))
-        return codes if options.layer is None else _pool_places(seen.pop("out"), pooling)
+        codes = encoder(_fitted(pictures, pixels).to(device))
+        return codes if options.layer is None else pooled(seen.pop("out"), pooling)
 
     return read
 
@@ -304,17 +288,73 @@ def _module(network: nn.Module, name: str, model: str) -> nn.Module:
     return modules[name]
 
 
-def _pool_places(out: torch.Tensor, pooling: str) -> torch.Tensor:
-    """One vector a picture, of a layer's output: (n, d), (n, tokens, d) or (n, channels, h, w)."""
-    if pooling == "flatten" or out.ndim == 2:
-        return out.flatten(1)
-    if out.ndim == 3:
-        return {"mean": out.mean(dim=1), "cls": out[:, 0], "last": out[:, -1]}[pooling]
-    if pooling != "mean":
-        raise ParameterError(
-            f"the layer gives {tuple(out.shape[1:])} a picture, which has no tokens; give mean or flatten"
-        )
-    return out.flatten(2).mean(dim=2)
+class Network(NamedTuple):
+    """A network by name, and how it is fed."""
+
+    module: nn.Module
+    kind: str
+    """"text" or "image"."""
+    batches: Callable[[Inputs, int], Iterator[Any]]
+    """Batches of so many samples, as the module takes them."""
+
+
+def open_network(model: str, device: str = "auto", length: int | None = None) -> Network:
+    """A transformers or torchvision network by name, for what looks into its layers.
+
+    Parameters
+    ----------
+    model : str
+        As `embed_samples` takes it, but no function.
+    device : str
+    length : int, optional
+        Tokens of a text.
+
+    Raises
+    ------
+    PretrainedError, ParameterError
+        If it cannot be had, or shows no layers.
+    """
+    place = device_named(device)
+    if find(model).checkpoint.engine:
+        raise ParameterError(f"{model} gives one vector a text and shows no layers; give another encoder")
+    encoder: Any = frozen.encoder(model).to(place)
+    if named(model).kind == "vision":
+        return Network(encoder.body.body, "image", partial(_picture_batches, encoder.body, place))
+    tokenizer = _padding_to_the_longest(frozen.tokenizer(model, length))
+    return Network(encoder.body.body, "text", partial(_token_batches, tokenizer, encoder.body.body.config, place))
+
+
+def _token_batches(tokenizer: Any, config: Any, device: torch.device, samples: Inputs, size: int) -> Iterator[Any]:
+    for numbers in _numbers(len(samples), size):
+        encoded = tokenizer.encode_batch(samples.load(numbers))
+        ids = torch.tensor([each.ids for each in encoded], device=device)
+        yield {"input_ids": ids, "attention_mask": (ids != config.pad_token_id).long()}
+
+
+def _picture_batches(vision: Any, device: torch.device, samples: Inputs, size: int) -> Iterator[torch.Tensor]:
+    for numbers in _numbers(len(samples), size):
+        yield (_fitted(samples.load(numbers), vision.pixels).to(device) - vision.mean) / vision.std
+
+
+def _numbers(n: int, size: int) -> Iterator[list[int]]:
+    return (list(range(start, min(start + size, n))) for start in range(0, n, size))
+
+
+def _fitted(pictures: Sequence[Any], pixels: int) -> torch.Tensor:
+    """Pictures with the shorter side brought to `pixels`, cut to a square, in [0, 1]; shape (n, 3, pixels, pixels)."""
+    from torchvision.transforms import functional
+
+    fitted: list[Any] = [
+        functional.center_crop(functional.resize(picture, [pixels]), [pixels, pixels]) for picture in pictures
+    ]
+    return torch.stack([functional.to_tensor(picture) for picture in fitted])
+
+
+def _padding_to_the_longest(tokenizer: Any) -> Any:
+    """A tokenizer that pads to the longest text of a batch."""
+    padding = dict(tokenizer.padding)
+    tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])
+    return tokenizer
 
 
 # Parts --------------------------------------------------------------------------------------------

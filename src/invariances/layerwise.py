@@ -73,8 +73,8 @@ def layers(
 
     Notes
     -----
-    Exact up to round-off, with the unbiased estimator of Song et al. (2012). Memory grows with the product of all widths
-    of one network and all of the other, not with the samples.
+    Exact up to round-off, with the unbiased estimator of Song et al. (2012). Memory grows with the product of all
+    widths of one network and all of the other, not with the samples.
     """
     if pooling not in LAYER_POOLINGS:
         raise SpaceError(f"unknown pooling {pooling!r}; choose from {', '.join(LAYER_POOLINGS)}")

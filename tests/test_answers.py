@@ -32,9 +32,9 @@ def test_every_class_has_its_words():
     said = {name: answer(Verdict(name, 0.9, False, 2), found(), None) for name in SMALLEST_FIRST}
     assert len(set(said.values())) == len(SMALLEST_FIRST)
     assert said["orthogonal+translation"] == (
-        "new is old turned and shifted, which explains 90 % of its held-out variance; a map fitted on 500 pairs "
-        "carries old's vectors into new's space and finds the right counterpart among 500 for 93 of 100 held-out "
-        "samples (90 to 95; 91 the other way, 1 in 500 by chance)."
+        "new is old turned and shifted, which explains 90 % of the held-out variance (mean of both directions); a map "
+        "fitted on 500 pairs carries old's vectors into new's space and finds the right counterpart among 500 for 93 of "
+        "100 held-out samples (90 to 95; 91 the other way, 1 in 500 by chance)."
     )
 
 
@@ -57,7 +57,10 @@ def test_weak_none_undecided_and_unequal_widths_are_said():
 SOURCES = {"old": "my old.npy", "new": "new.npy"}
 
 
-def test_the_next_steps_are_commands_for_these_files():
+def test_the_next_steps_are_commands_for_these_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in SOURCES.values():
+        Path(name).touch()
     steps = next_steps(Verdict("orthogonal", 0.9, False, 2), found(), SOURCES, labelled=False)
     assert "invariances map fit 'my old.npy' new.npy -o a2b.safetensors" in steps[0]
     assert "map score a2b.safetensors" in steps[1]
@@ -65,6 +68,11 @@ def test_the_next_steps_are_commands_for_these_files():
     assert len(next_steps(Verdict("orthogonal", 0.9, False, 2), found(), SOURCES, labelled=True)) == 2
     few = next_steps(Verdict("none", 0, False, 2, undecided=True, anchors_needed=66), found(), SOURCES, False)
     assert few == ["Give more pairs: invariances discover 'my old.npy' new.npy --anchors 66"]
+    tables = next_steps(Verdict("orthogonal", 0.9, False, 2), found(), SOURCES, False, " --id doc", " --anchors 20")
+    assert "invariances map fit 'my old.npy' new.npy --id doc -o a2b.safetensors" in tables[0]
+    assert "new.npy --id doc --anchors 20 --labels" in tables[2]
+    in_python = next_steps(Verdict("orthogonal", 0.9, False, 2), found(), {"old": "old", "new": "new"}, labelled=True)
+    assert "invariances.fit_map(a, b)" in in_python[0]
     lost = next_steps(Verdict("none", 0, False, 2), found((0.002, 0.002), 0.0), SOURCES, False)
     assert "row i is the same sample" in lost[0]
     assert "embed everything again" in lost[1]

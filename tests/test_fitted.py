@@ -76,7 +76,9 @@ def test_somebody_s_file_is_kept(fitted, tmp_path):
     with pytest.raises(ParameterError, match="give --force"):
         fitted.save(tmp_path / "m.safetensors")
     fitted.save(tmp_path / "m.safetensors", force=True)
-    fitted.save(tmp_path / "m.safetensors")  # a map may replace a map
+    with pytest.raises(ParameterError, match="is there already; give --force"):
+        fitted.save(tmp_path / "m.safetensors")  # the map of another pair, perhaps
+    assert read_map(tmp_path / "m.safetensors").kind == fitted.kind
 
 
 # Looks --------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_pairs_that_the_map_has_seen_are_refused_or_left_out():
         (lambda x, y: fit_map(x, y, kind="linear"), "unknown kind 'linear'; choose from auto, identity"),
         (lambda x, y: fit_map(x, y[:-1]), "different numbers of rows"),
         (lambda x, y: fit_map(x, y, seed=-1), "seed is -1; give"),
-        (lambda x, y: fit_map(x, y, most_pairs=3), "most_pairs is 3; give a whole number of at least 60"),
+        (lambda x, y: fit_map(x, y, most_pairs=3), "most_pairs=. is 3; give a whole number of at least 60"),
         (lambda x, y: score_map(fit_map(x, y), x, y, gate=1.1), "gate is 1.1; give a share"),
         (lambda x, y: score_map(fit_map(x, y), x[:, 1:], y), "the map carries 16 features to 16, but .* 15 and 16"),
         (lambda x, y: score_map(fit_map(x, y), 10 + x[:99], y[:99]), "the first file does not look like"),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from invariances.groups import INTERCHANGEABLE
+from invariances.readers import located
 from invariances.verdict import Verdict
 
 __all__ = ["QUESTION", "answer", "groups_in_words", "next_steps"]
@@ -29,7 +30,12 @@ ONTO_FEWER = {"orthogonal", "orthogonal+translation", "similarity"}
 """Classes that become semi-orthogonal between unequal widths."""
 
 
-def answer(verdict: Verdict, retrieval: pd.DataFrame, retention: pd.DataFrame | None) -> str:
+def answer(
+    verdict: Verdict,
+    retrieval: pd.DataFrame,
+    retention: pd.DataFrame | None,
+    groups: Sequence[Sequence[str]] | None = None,
+) -> str:
     """The answer in plain words.
 
     Parameters
@@ -39,6 +45,9 @@ def answer(verdict: Verdict, retrieval: pd.DataFrame, retention: pd.DataFrame | 
         As `invariances.transfer.retrieval` returns it: what a map of the verdict's class finds.
     retention : DataFrame, optional
         As `invariances.transfer.retention` returns it.
+    groups : sequence of sequences of model names, optional
+        Of more than two models, as `invariances.groups.groups` returns them. Where they are not one, no class of maps
+        is said to relate all.
     """
     first = retrieval.iloc[0]
     anchors, gallery = int(first.n_anchors), int(first.gallery)
@@ -47,9 +56,12 @@ def answer(verdict: Verdict, retrieval: pd.DataFrame, retention: pd.DataFrame | 
             f"{anchors} pairs are too few to tell how these spaces are related; give at least "
             f"{verdict.anchors_needed} (--anchors, anchors= in Python)."
         )
-    sentences = [
-        f"{_relation(verdict, str(first.model_a), str(first.model_b))}; {_finds(verdict, retrieval, anchors, gallery)}."
-    ]
+    finds = _finds(verdict, retrieval, anchors, gallery)
+    if groups is not None and len(groups) > 1:
+        sentences = [groups_in_words(groups), f"{finds[0].upper()}{finds[1:]}."]
+    else:
+        sentences = [f"{_relation(verdict, str(first.model_a), str(first.model_b))}; {finds}."]
+        sentences += [groups_in_words(groups)] if groups else []
     if retention is not None:
         sentences.append(_keeps(retention))
     return " ".join(sentences)
@@ -65,13 +77,14 @@ def _relation(verdict: Verdict, a: str, b: str) -> str:
     relation = RELATION[verdict.invariance].format(a=a if pair else "another")
     if verdict.unequal_widths and verdict.invariance in ONTO_FEWER:
         relation += " (onto fewer axes, where it keeps lengths)"
-    named = b if pair else f"Taken over all pairs, each of the {verdict.models} models"
+    mean = "mean of both directions" if pair else "mean over all pairs"
+    named = b if pair else f"Each of the {verdict.models} models"
     if verdict.weak:
         return (
-            f"{named} is only loosely related to {a if pair else 'the others'}: {relation} explains {share} of its "
-            "held-out variance"
+            f"{named} is only loosely related to {a if pair else 'the others'}: {relation} explains {share} of the "
+            f"held-out variance ({mean})"
         )
-    return f"{named} is {relation}, which explains {share} of its held-out variance"
+    return f"{named} is {relation}, which explains {share} of the held-out variance ({mean})"
 
 
 def _finds(verdict: Verdict, retrieval: pd.DataFrame, anchors: int, gallery: int) -> str:
@@ -117,7 +130,7 @@ def groups_in_words(groups: Sequence[Sequence[str]]) -> str:
     """
     rule = (
         f"in a group, every model's mapped vectors find their counterpart for at least {100 * INTERCHANGEABLE:.0f} of "
-        "100 samples in every other"
+        "100 samples in every other; whether they find the same neighbours, which is more, `map score` says"
     )
     several = [group for group in groups if len(group) > 1]
     alone = [group[0] for group in groups if len(group) == 1]
@@ -130,8 +143,15 @@ def groups_in_words(groups: Sequence[Sequence[str]]) -> str:
     return f"{said} With no other: {', '.join(alone)}." if alone else said
 
 
-def next_steps(verdict: Verdict, retrieval: pd.DataFrame, sources: Mapping[str, str], labelled: bool) -> list[str]:
-    """What to do next, with the exact command.
+def next_steps(
+    verdict: Verdict,
+    retrieval: pd.DataFrame,
+    sources: Mapping[str, str],
+    labelled: bool,
+    options: str = "",
+    anchors: str = "",
+) -> list[str]:
+    """What to do next, with the exact command, or in Python where no files were given.
 
     Parameters
     ----------
@@ -142,22 +162,32 @@ def next_steps(verdict: Verdict, retrieval: pd.DataFrame, sources: Mapping[str, 
         What the commands name.
     labelled : bool
         Whether labels were given.
+    options, anchors : str
+        Options of the command that go on holding, e.g. " --id doc" and " --anchors 200".
     """
-    given = " ".join(shlex.quote(source) for source in sources.values())
+    in_files = all(located(source)[0].exists() for source in sources.values())
+    given = f"invariances discover {' '.join(map(shlex.quote, sources.values()))}{options}"
     if verdict.undecided:
-        return [f"Give more pairs: invariances discover {given} --anchors {verdict.anchors_needed}"]
+        again = f"{given} --anchors {verdict.anchors_needed}" if in_files else f"anchors={verdict.anchors_needed}"
+        return [f"Give more pairs: {again}"]
     best = retrieval.iloc[0] if verdict.models == 2 else retrieval.loc[retrieval.top1.idxmax()]
-    a, b = (shlex.quote(sources[str(best[end])]) for end in ("model_a", "model_b"))
     if best.top1_low <= best.top1_chance:
         return [
             "Check that row i is the same sample in every file, or give ids (--id); a shuffled file looks unrelated.",
             "If the rows are right, no map will do: embed everything again with the new model.",
         ]
+    which = "" if verdict.models == 2 else f" of the best pair, {best.model_a} into {best.model_b}"
+    if not in_files:
+        steps = [f"Fit and save the map{which}: fitted = invariances.fit_map(a, b); fitted.save('a2b.safetensors')"]
+        steps.append("Decide with pairs that it has not seen: invariances.score_map(fitted, new_a, new_b)")
+        return steps if labelled else [*steps, "See what a classifier keeps: invariances.discover(..., labels=classes)"]
+    a, b = (shlex.quote(sources[str(best[end])]) for end in ("model_a", "model_b"))
     new_a, new_b = (shlex.quote(f"NEW_{best[end]}") for end in ("model_a", "model_b"))
     steps = [
-        f"Fit and save the map: invariances map fit {a} {b} -o a2b.safetensors",
-        f"Decide with pairs that it has not seen: invariances map score a2b.safetensors {new_a} {new_b} --gate 0.9",
+        f"Fit and save the map{which}: invariances map fit {a} {b}{options} -o a2b.safetensors",
+        f"Decide with pairs that it has not seen: invariances map score a2b.safetensors {new_a} {new_b}{options} "
+        "--gate 0.9",
     ]
     if not labelled:
-        steps.append(f"See what a classifier keeps: invariances discover {given} --labels LABELS.csv")
+        steps.append(f"See what a classifier keeps: {given}{anchors} --labels LABELS.csv")
     return steps

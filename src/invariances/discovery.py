@@ -47,7 +47,7 @@ STRUCTURE = [
 """Columns of the report's description of T."""
 CARRIED = {"none": "affine", "identity": "absolute", "scale": "isotropic-scale"}
 """The invariance whose map carries vectors across, where it has another name than the verdict."""
-FEW_MODELS = 4
+PAIR = 2
 """Of more models it is said which are interchangeable."""
 
 
@@ -157,7 +157,7 @@ def _report(spaces: OpenSpaces, options: _Options) -> Report:
         options.delta,
         found,
         kept,
-        groups(found) if len(spaces) > FEW_MODELS else None,
+        groups(found) if len(spaces) > PAIR else None,
         singular_values=found_ladder.singular_values,
         examples=examples(spaces, ids, held_out, carried),
     )

@@ -19,21 +19,21 @@ from invariances.errors import ParameterError, SpaceError
 from invariances.files import damage, is_file
 from invariances.maps import Map
 from invariances.outputs import check_output, write_whole
+from invariances.readers import as_tensor
 from invariances.spaces import OpenSpace, check_range, chunks
 
-__all__ = ["MARKER", "FittedMap", "Likeness", "check_alike", "likeness", "read_map", "row_digests"]
+__all__ = ["FittedMap", "Likeness", "check_alike", "likeness", "read_map", "row_digests"]
 
 FORMAT = "invariances map 1"
 """Stands in the metadata of every file of a map."""
-MARKER = FORMAT.encode()
-NORM_FACTOR = 2.0
+NORM_FACTOR = 1.5
 """By how much the middle norm may differ from that of the vectors that the map was fitted on."""
-MEAN_SHIFT = 0.75
+MEAN_SHIFT = 0.5
 """How far the mean may lie from theirs, in units of their spread around it."""
-SPREAD_CHANGE = 0.5
+SPREAD_CHANGE = 0.3
 """By how much the standard deviations of the features may differ from theirs, as a share of these."""
 LEAST_ROWS = 30
-"""Rows from which a mean and standard deviations are compared; of fewer, width and norm are."""
+"""Rows from which a mean and standard deviations are compared; of fewer, width and, loosely, norm are."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def check_alike(x: torch.Tensor, known: Likeness, name: str) -> None:
     """
     found, reasons = likeness(x), []
     ratio = found.norm / max(known.norm, 1e-300)
-    if not 1 / NORM_FACTOR <= ratio <= NORM_FACTOR:
+    factor = NORM_FACTOR if len(x) >= LEAST_ROWS else NORM_FACTOR**3  # the middle of a few says little
+    if not 1 / factor <= ratio <= factor:
         reasons.append(f"their middle norm is {found.norm:.3g} instead of {known.norm:.3g}")
     if len(x) >= LEAST_ROWS:
         spread = float(known.deviation.norm())
@@ -124,14 +125,16 @@ class FittedMap:
         """Features of the vectors that it takes."""
         return self.weight.shape[1]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Carry the rows of `x`, shape (n, d), into the target space, in their floating-point type.
+    def __call__(self, x: Any) -> Any:
+        """Carry the rows of `x`, shape (n, d), into the target space: tensors become tensors, anything else arrays.
 
         Raises
         ------
         SpaceError
             If the width is another one, or the result leaves the range of its type.
         """
+        if not isinstance(x, torch.Tensor):
+            return self(as_tensor(x, "the vectors")).numpy()
         if x.ndim != 2 or x.shape[1] != self.width:
             raise SpaceError(f"vectors of shape {tuple(x.shape)} given; the map takes {self.width} features a row")
         return check_range(torch.addmm(self.bias.to(x), x, self.weight.T.to(x)))
@@ -158,14 +161,14 @@ class FittedMap:
         ----------
         path : str or Path
         force : bool
-            Replace a file that is no map.
+            Replace a file that is there.
 
         Raises
         ------
         ParameterError
             If it cannot be written.
         """
-        target = check_output(path, marker=MARKER, force=force)
+        target = check_output(path, force=force)
         tensors = {
             "weight": self.weight.contiguous(),
             "bias": self.bias.contiguous(),
@@ -191,7 +194,7 @@ class FittedMap:
             raise ParameterError(
                 "ONNX files need onnx, which is not installed; run pip install 'invariances[onnx]'"
             ) from error
-        target = check_output(path, marker=MARKER, force=force)
+        target = check_output(path, force=force)
         n, kind = "n", onnx.TensorProto.FLOAT
         given = [onnx.numpy_helper.from_array(x.numpy(), name) for name, x in (("w", self.weight), ("b", self.bias))]
         graph = onnx.helper.make_graph(
@@ -219,6 +222,8 @@ def read_map(path: str | Path) -> FittedMap:
     path = Path(path)
     if not is_file(path):
         raise SpaceError(f"there is no map {path}; give a file that `invariances map fit` wrote")
+    if path.suffix != ".safetensors":
+        raise SpaceError(f"{path} holds no map; give a file that `invariances map fit` wrote, a .safetensors file")
     with damage(f"the map {path}"), safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:

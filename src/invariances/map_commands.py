@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from invariances.extras import need
+from invariances.own import Column, IdColumn
 
 __all__ = ["MAP_EPILOG", "maps"]
 
@@ -35,10 +36,8 @@ Stored = Annotated[Path, typer.Argument(metavar="MAP", help="What `map fit` wrot
 Old = Annotated[str, typer.Argument(metavar="A", help=f"Vectors of the old model: {FILES}.")]
 New = Annotated[str, typer.Argument(metavar="B", help="Vectors of the same samples by the new model.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.")]
-Column = Annotated[str | None, typer.Option(help="Column of vectors in tables, or a pattern of columns such as 'x*'.")]
-IdColumn = Annotated[str | None, typer.Option("--id", help="Column of ids in tables, to match rows by.")]
 Seed = Annotated[int, typer.Option(help="Draws the samples.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what another command wrote.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
 
 @maps.command(epilog="\b\nExample:\n  invariances map fit old.npy new.npy -o a2b.safetensors --kind rotation")
@@ -60,12 +59,11 @@ def fit(
     force: Force = False,
 ) -> None:
     """Fit a map on pairs, and save it with what is known of it."""
-    from invariances.fitted import MARKER
     from invariances.migration import fit_map
     from invariances.outputs import check_output
     from invariances.readers import located
 
-    check_output(output, [located(source)[0] for source in (a, b)], MARKER, force)
+    check_output(output, [located(source)[0] for source in (a, b)], force=force)
     found = fit_map(*_pair(a, b, column, id_column), kind=kind, seed=seed, most_pairs=pairs)
     target = found.save(output, force)
     facts, quality = found.facts, found.facts["quality"]
@@ -76,8 +74,11 @@ def fit(
     )
     typer.echo(
         f"Among {quality['gallery']} samples that it has not seen, a mapped vector finds its counterpart first for "
-        f"{top1}, and {overlap} of its nearest neighbours."
+        f"{top1}, and {overlap} of its nearest neighbours; by chance {100 * quality['top1_chance']:.1f} and "
+        f"{100 * quality['overlap_chance']:.0f}."
     )
+    if quality["top1_low"] <= quality["top1_chance"]:
+        typer.echo("The two files look unrelated: the map finds no more than chance. Check the order of their rows.")
     typer.echo(f"{facts['more_pairs'][0].upper()}{facts['more_pairs'][1:]}.")
     typer.echo(f"Map: {target}")
 

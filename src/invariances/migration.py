@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from invariances.arguments import check_whole, is_number
 from invariances.errors import SpaceError
-from invariances.fitted import FittedMap, check_alike, likeness, row_digests, stamped
+from invariances.fitted import FittedMap, check_alike, likeness, read_map, row_digests, stamped
 from invariances.maps import (
     Map,
     affine_map,
@@ -90,10 +91,11 @@ def fit_map(a: Space, b: Space, kind: str = "auto", seed: int = 0, most_pairs: i
     SpaceError
         If the embeddings or options cannot be used.
     """
+    kind = kind.replace("orthogonal", "rotation")  # what the ladder calls it in code
     if kind != "auto" and kind not in KINDS:
         raise SpaceError(f"unknown kind {kind!r}; choose from auto, {', '.join(KINDS)}")
     check_whole(seed, "seed")
-    check_whole(most_pairs, "most_pairs", LEAST_PAIRS)
+    check_whole(most_pairs, "the number of pairs (--pairs, most_pairs=)", LEAST_PAIRS)
     opened = open_spaces({"a": a, "b": b})
     sets = _split(opened.n, seed, most_pairs)
     pairs = {name: _Pair(*(space[rows].double() for space in opened.values())) for name, rows in sets._asdict().items()}
@@ -224,13 +226,13 @@ class MapScore:
 
 
 def score_map(
-    fitted: FittedMap, a: Space, b: Space, gate: float = GATE, seed: int = 0, skip_seen: bool = False
+    fitted: FittedMap | str | Path, a: Space, b: Space, gate: float = GATE, seed: int = 0, skip_seen: bool = False
 ) -> MapScore:
     """Score a map on pairs that it has not seen, and decide.
 
     Parameters
     ----------
-    fitted : FittedMap
+    fitted : FittedMap, or the path of one
     a, b : what `invariances.readers.read` takes, shapes (n, d) and (n, m)
         Embeddings of the same new samples by the old and by the new model; of more than `MOST_SCORED`, some are drawn.
     gate : float
@@ -253,6 +255,7 @@ def score_map(
     """
     if not is_number(gate) or not 0 < gate <= 1:
         raise SpaceError(f"gate is {gate!r}; give a share above 0 and at most 1, e.g. {GATE}")
+    fitted = fitted if isinstance(fitted, FittedMap) else read_map(fitted)
     opened = open_spaces({"a": a, "b": b})
     widths = {name: space.shape[1] for name, space in opened.items()}
     if widths != {"a": fitted.width, "b": len(fitted.bias)}:

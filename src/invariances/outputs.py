@@ -61,7 +61,8 @@ def check_output(path: str | Path, inputs: Iterable[str | Path] = (), marker: by
             raise ParameterError(f"the folder {target.parent} is not there; make it first, or give another one")
         if target.exists() and not force and not _written_before(target, marker):
             raise ParameterError(
-                f"{path} is there already and was not written by this command; give --force or another"
+                f"{path} is there already{' and was not written by this command' if marker else ''}; give --force to "
+                "replace it, or another name"
             )
         _try_to_write(target)
     except (OSError, RuntimeError) as error:  # the second for links that go in a circle

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from invariances.report import Report
 
 __all__ = [
+    "BY_ORDER",
     "DISCOVER_EPILOG",
     "EMBED_EPILOG",
     "LAYERS_EPILOG",
+    "Column",
+    "IdColumn",
     "anchors_given",
     "discover",
     "embed",
@@ -45,9 +48,15 @@ Read are .npy, .npz, .safetensors, .csv, .tsv, .parquet, and folders of
 Parquet shards. FILE:NAME is one of several tensors, arrays or columns.
 Rows are matched by their ids where all files have some.
 """
+BY_ORDER = "Rows are matched by their order: row i of every file is taken for the same sample."
 Sources = Annotated[list[str], typer.Argument(help="Embeddings of the same samples, a file a model; see below.")]
-Column = Annotated[str | None, typer.Option(help="Column of vectors in tables, or a pattern of columns such as 'x*'.")]
-IdColumn = Annotated[str | None, typer.Option("--id", help="Column of ids in tables, to match rows by.")]
+Column = Annotated[
+    str | None,
+    typer.Option(help="Column of vectors in tables, or a pattern of columns such as 'x*'; several by commas."),
+]
+IdColumn = Annotated[
+    str | None, typer.Option("--id", help="Column of ids in tables, to match rows by; where files differ, by commas.")
+]
 
 
 def named_sources(sources: Sequence[str]) -> dict[str, str]:
@@ -114,9 +123,11 @@ def discover(
     given = {name: read(source, f"space {name!r}", column, id_column) for name, source in named.items()}
     opened = open_spaces(given, warn=False)
     classes = None if labels is None else read_labels(labels, id_column)
-    options = {"seed": seed, "permutation": permutation, "delta": delta}
-    report = find(opened, anchors=anchors_given(anchors), labels=classes, **options, workers=_cluster())
-    report = replace(report, sources=named, command=shlex.join(["invariances", *sys.argv[1:]]))
+    settings = {"seed": seed, "permutation": permutation, "delta": delta}
+    report = find(opened, anchors=anchors_given(anchors), labels=classes, **settings, workers=_cluster())
+    columns = [*(["--id", id_column] if id_column else []), *(["--column", column] if column else [])]
+    options = (f" {shlex.join(columns)}" if columns else "", f" --anchors {shlex.quote(anchors)}")
+    report = replace(report, sources=named, options=options, command=shlex.join(["invariances", *sys.argv[1:]]))
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=1))
     else:
@@ -127,14 +138,16 @@ def discover(
 
 def _print(report: Report) -> None:
     """The answer first, then what to do, then the numbers."""
-    parts = [report.matched_by, report.answer, "\n".join(f"- {step}" for step in report.next_steps)]
+    parts = [report.answer, "\n".join(f"- {step}" for step in report.next_steps), report.matched_by or BY_ORDER]
     parts.append(report.ladder.round(3).to_string(index=False))
     scores = [f"{name}{end}" for name in ("top1", "mrr", "overlap") for end in ("", "_chance")]
     parts.append(report.retrieval[["model_a", "model_b", *scores]].round(3).to_string(index=False))
     if report.retention is not None:
         parts.append(report.retention.round(3).to_string(index=False))
+    parts.append("Intervals are over samples (95 %), with these models and these pairs given.")
     parts.append(
-        f"{report.verdict}\n{report.rule}\nBy the paper's rule (highest calibrated alignment): {report.paper_choice}"
+        f"{report.verdict}\n{report.rule}\n"
+        f"By the paper's rule, which compares scores under each invariance and not maps: {report.paper_choice}"
     )
     typer.echo("\n\n".join(part for part in parts if part))
 
@@ -239,7 +252,10 @@ of one model in their order, each layer with the same layer of the last one.
 def layers(
     given: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL MODEL... DATA", help="Two models or more, and what they read, as `embed`."),
+        typer.Argument(
+            metavar="MODEL MODEL... DATA",
+            help="Networks of transformers or torchvision by name or path, and what they read.",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="A .csv file with a line per pair of layers.")],
     figure: Annotated[

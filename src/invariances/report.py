@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from invariances.answers import answer, groups_in_words, next_steps
+from invariances.answers import answer, next_steps
 from invariances.errors import ParameterError
 from invariances.ladders import DELTA
 from invariances.outputs import check_output, write_whole
@@ -59,7 +59,7 @@ class Report:
     retention: pd.DataFrame | None = None
     """How much a linear head keeps across this map, where there are labels; see `invariances.transfer.retention`."""
     groups: list[list[str]] | None = None
-    """Of more than four models: which are interchangeable; see `invariances.groups`."""
+    """Of more than two models: which are interchangeable; see `invariances.groups`."""
     without: Report | None = None
     """The same without the few axes that hold nearly all variance of a space, where there are such."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -72,13 +72,13 @@ class Report:
     """How rows were matched by their ids, and which were left over; empty where they were matched by their order."""
     command: str = ""
     """What was typed, where it was the command."""
+    options: tuple[str, str] = ("", "")
+    """Of the command: those that name columns, and that of the anchors."""
 
     @property
     def answer(self) -> str:
         """The answer in plain words."""
-        said = answer(self.verdict, self.retrieval, self.retention)
-        if self.groups is not None:
-            said = f"{groups_in_words(self.groups)} {said}"
+        said = answer(self.verdict, self.retrieval, self.retention, self.groups)
         if self.without is not None:
             said += f" But {self.verdict.axes_in_words}. Without that, {self.without.answer}"
         return said
@@ -86,7 +86,8 @@ class Report:
     @property
     def next_steps(self) -> list[str]:
         """What to do next, with the exact command."""
-        steps = next_steps(self.verdict, self.retrieval, self.sources, self.retention is not None)
+        labelled = self.retention is not None
+        steps = next_steps(self.verdict, self.retrieval, self.sources, labelled, *self.options)
         if self.without is None or self.verdict.invariance == self.without.verdict.invariance:
             return steps
         return [f"Take out of every space the axes that hold nearly all variance, and ask again ({FEW_AXES}).", *steps]

@@ -142,7 +142,11 @@ def _alignment(report: Report) -> dict:
 
 
 def _left_out(report: Report) -> dict:
-    texts = [report.matched_by] if report.matched_by else ["All rows of all files were used, matched by their order."]
+    texts = (
+        [report.matched_by]
+        if report.matched_by
+        else ["All rows were used, matched by their order: row i of every space is taken for the same sample."]
+    )
     first = report.table.iloc[0]
     texts.append(
         f"Maps were fitted on {first.n_anchors} samples (anchors), which are left out of every score; "

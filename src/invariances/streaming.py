@@ -17,7 +17,7 @@ import torch
 
 from invariances.errors import ParameterError, SpaceError
 from invariances.files import StoredSpace
-from invariances.fitted import FittedMap, check_alike
+from invariances.fitted import FittedMap, check_alike, read_map
 from invariances.outputs import check_output, open_parts, same_file
 from invariances.progress import Progress
 from invariances.readers import as_tensor, located, read
@@ -84,7 +84,7 @@ class _Input(NamedTuple):
 
 
 def apply_map(
-    fitted: FittedMap,
+    fitted: FittedMap | str | Path,
     source: str | Path,
     into: str | Path,
     column: str | None = None,
@@ -93,13 +93,13 @@ def apply_map(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Applied:
-    """Carry all vectors of a file, or of a folder of Parquet shards, into the map's target space.
+    """Carry all vectors of a file or folder into the map's target space; for what is in memory, call the map.
 
     All is read and written in batches. Stopped at any point, the same call goes on with the parts that are finished.
 
     Parameters
     ----------
-    fitted : FittedMap
+    fitted : FittedMap, or the path of one
     source : str or Path
         What `invariances.readers.read` takes.
     into : str or Path
@@ -126,6 +126,7 @@ def apply_map(
     ParameterError
         If the output cannot be written.
     """
+    fitted = fitted if isinstance(fitted, FittedMap) else read_map(fitted)
     given = _opened(source, column, id_column)
     _check_first(fitted, given, insist)
     target = _target(Path(into), Path(located(source)[0]), force)

@@ -52,14 +52,17 @@ class _Columns(NamedTuple):
 def _choose(columns: Sequence[tuple[str, str]], where: str, column: str | None, id_column: str | None) -> _Columns:
     """Which of the columns, as (name, kind), are the vectors and which the ids; kinds are those of `_kind`."""
     names = [name for name, _ in columns]
-    if id_column is not None and id_column not in names:
+    asked = [name for name in (id_column or "").split(",") if name in names]
+    if id_column is not None and not asked:
         raise SpaceError(f"{where} has no column {id_column!r} for ids; it has {_listed(names)}")
     usual = next((name for key in ID_NAMES for name in names if name.lower() == key), None)
-    wanted = id_column or usual
+    wanted = asked[0] if asked else usual
     ids = names.index(wanted) if wanted else None
     rest = [(place, name, kind) for place, (name, kind) in enumerate(columns) if place != ids]
     if column is not None:
-        rest = [each for each in rest if each[1] == column] or [each for each in rest if fnmatchcase(each[1], column)]
+        patterns = column.split(",")
+        exact = [each for each in rest if each[1] in patterns]
+        rest = exact or [each for each in rest if any(fnmatchcase(each[1], pattern) for pattern in patterns)]
         if not rest:
             raise SpaceError(f"{where} has no column {column!r}; it has {_listed(names)}")
     lists, floats, narrow, wholes = (

@@ -195,7 +195,7 @@ def test_parts_of_other_samples_or_options_are_not_gone_on_with(bert):
             pd.DataFrame({"id": IDS, "text": TEXTS[::-1]}).to_csv("t.csv", index=False)
         options = Options(layer="1" if change == "layer" else None)
         embed_samples(bert, "t.csv", f"{change}.safetensors", options=options)
-        embed_samples(bert, "t.csv", "at-once.safetensors", options=options)
+        embed_samples(bert, "t.csv", "at-once.safetensors", options=options, force=True)
         torch.testing.assert_close(
             read_space(f"{change}.safetensors"), read_space("at-once.safetensors"), rtol=0, atol=0
         )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 from torch import nn
 
 from invariances.errors import DataError, ParameterError, PretrainedError
@@ -34,8 +34,6 @@ __all__ = ["EMBEDDINGS", "Network", "Options", "embed_samples", "find_samples", 
 
 EMBEDDINGS = "embeddings"
 """What the matrix is called in the file."""
-MARKER = b'"invariances embeddings'
-"""Stands in the header of every file of embeddings."""
 FORMAT = "invariances embeddings 1"
 PART = 2048
 """Samples of a part."""
@@ -98,7 +96,7 @@ def embed_samples(
         Embed the first so many samples.
     options : Options
     force : bool
-        Replace a file that holds no embeddings.
+        Replace a file that is there.
     progress : callable, optional
         Called after every batch with the samples that are done, and with all.
 
@@ -113,7 +111,7 @@ def embed_samples(
         If the samples, the model, or an option cannot be used.
     """
     _check(options, most)
-    target = check_output(output, [data] if Path(data).is_file() else [], MARKER, force)
+    target = check_output(output, [data] if Path(data).is_file() else [], force=force)
     if target.suffix not in SUFFIXES:
         raise ParameterError(f"{output} would be a {target.suffix or 'nameless'} file; give {' or '.join(SUFFIXES)}")
     samples = find_samples(data, column, id_column).first(most)
@@ -406,5 +404,5 @@ def _join(folder: Path, target: Path, samples: Inputs, facts: dict[str, Any]) ->
     else:
         checksum = hashlib.sha256(codes.tobytes()).hexdigest()
         metadata = {"format": FORMAT, "facts": json.dumps(facts | {"sha256": checksum}), "ids": json.dumps(samples.ids)}
-        save_file({EMBEDDINGS: codes}, temporary, metadata)
+        temporary.write_bytes(save({EMBEDDINGS: codes}, metadata))  # its own writer hides the file from others
     temporary.replace(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -366,7 +367,9 @@ def _download(name: str, checkpoint: Checkpoint) -> Path:
 
 def _missing(name: str, checkpoint: Checkpoint) -> str:
     if checkpoint.host == "hub":
+        close = get_close_matches(name, REGISTRY, 1)
         return (
+            f"{f'did you mean {close[0]}? ' if close and name not in REGISTRY else ''}"
             f"the checkpoint {name} is missing: the hub's cache on this machine does not hold it and the hub cannot be "
             "reached; connect to a network, or give the path of a folder with its config.json and model.safetensors"
         )

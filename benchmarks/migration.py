@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from invariances import discover, fit_map, score_map
 from invariances.metrics.retrieval import directions, look_up
@@ -64,12 +64,12 @@ def read(folder: Path | None) -> tuple[Embeddings, np.ndarray]:
 
 def keep_small(spaces: Embeddings, labels: np.ndarray) -> None:
     """Write a part of the embeddings, eight bits a number, so that this runs without data."""
-    kept = {"labels": torch.from_numpy(labels[: SMALL_SAMPLES["test"]])}
+    kept = {"labels": torch.tensor(labels[: SMALL_SAMPLES["test"]])}
     for name, splits in spaces.items():
         for split, x in splits.items():
             part = x[: SMALL_SAMPLES[split]]
             kept[f"{name}-{split}"] = (part / part.abs().max() * 127).round().to(torch.int8)
-    save_file(kept, SMALL)
+    SMALL.write_bytes(save(kept))
 
 
 def peers() -> dict[str, Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]]:

@@ -32,9 +32,10 @@ def test_every_class_has_its_words():
     said = {name: answer(Verdict(name, 0.9, False, 2), found(), None) for name in SMALLEST_FIRST}
     assert len(set(said.values())) == len(SMALLEST_FIRST)
     assert said["orthogonal+translation"] == (
-        "new is old turned and shifted, which explains 90 % of the held-out variance (mean of both directions); a map "
-        "fitted on 500 pairs carries old's vectors into new's space and finds the right counterpart among 500 for 93 of "
-        "100 held-out samples (90 to 95; 91 the other way, 1 in 500 by chance)."
+        "new is old turned and shifted, which explains 90 % of the held-out variance (mean of both "
+        "directions); a map fitted on 500 pairs carries old's vectors into new's space and finds the right "
+        "counterpart among 500 for 93 of 100 held-out samples (90 to 95; 91 the other way, 1 in 500 by "
+        "chance)."
     )
 
 

@@ -48,4 +48,17 @@ def test_what_is_committed_holds_vectors_and_classes_and_nothing_else():
 
 
 def test_what_the_tutorial_says_of_its_results_is_so():
-    """The sentences of the page that results could prove false."""
+    curve, decisions = (pd.read_csv(OWN / f"{name}.csv") for name in ("curve", "decisions"))
+    assert not decisions.passed.any()
+    assert (decisions.recall_at_10 > 0.9).all()
+    assert (decisions.unmapped_recall_at_10 < 0.02).all()
+    assert decisions.overlap.between(0.4, 0.6).all()
+    assert set(decisions.kind) == {"affine"}
+    table = curve.pivot_table(index=["source", "target", "pairs"], columns="method", values="recall_at_10")
+    few, many = table.xs(200, level="pairs"), table.xs(2000, level="pairs")
+    assert (few.similarity > few.affine).all()
+    assert (many.similarity - many.affine).abs().max() < 0.05
+    assert (many.affine - many["isotrieve, ridge"]).abs().max() <= 0.02
+    behind = many[many["rotation+translation"] < many.similarity - 0.05].reset_index()
+    assert len(behind)
+    assert ((behind.source == "e5") | (behind.target == "e5")).all()

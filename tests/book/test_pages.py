@@ -30,6 +30,7 @@ PAGES = [
     "speed",
     "zoo",
     "own",
+    "tutorial",
     "reproduce",
     "api",
     "references",

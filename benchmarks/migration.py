@@ -146,7 +146,7 @@ def draw(frame: pd.DataFrame, into: Path) -> None:
     lines = {
         label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(into, dpi=130)
     plt.close(figure)
 

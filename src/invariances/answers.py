@@ -130,7 +130,7 @@ def groups_in_words(groups: Sequence[Sequence[str]]) -> str:
     """
     rule = (
         f"in a group, every model's mapped vectors find their counterpart for at least {100 * INTERCHANGEABLE:.0f} of "
-        "100 samples in every other; whether they find the same neighbours, which is more, `map score` says"
+        "100 samples in every other; `map score` tests whether they also find the same neighbours"
     )
     several = [group for group in groups if len(group) > 1]
     alone = [group[0] for group in groups if len(group) == 1]

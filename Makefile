@@ -38,6 +38,7 @@ studies: install  ## run the studies of verdicts, intervals, speed and the zoo a
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS),bench]'
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/zoo.py
+	@echo "The tutorial: embed as its page says, then $(BIN)/python benchmarks/migration.py --embeddings FOLDER"
 
 lint: install  ## check style, types, the import contract, and the notebooks
 	$(BIN)/ruff check .

@@ -127,7 +127,7 @@ FEW_ROWS = {
     "stitching": "mnist,trec,amazon",
 }
 """Data sets of a section; the first one's rows can be run, those of texts lack their pretrained weights."""
-BY_OTHER_COMMANDS = ("_static", "characteristics", "speed", "zoo")
+BY_OTHER_COMMANDS = ("_static", "characteristics", "speed", "zoo", "own")
 """Folders of the book that `reproduce` does not write: pictures by hand, and what `make studies` writes."""
 
 

@@ -383,7 +383,7 @@ def draw_layers(table: pd.DataFrame, name_a: str = "a", name_b: str = "b") -> Fi
     name_a, name_b : str
         What the networks are called.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     if "checkpoint" in table:
         shown = table.pivot(index="checkpoint", columns="layer_a", values="cka")
@@ -394,7 +394,8 @@ def draw_layers(table: pd.DataFrame, name_a: str = "a", name_b: str = "b") -> Fi
         shown = shown.reindex(index=list(dict.fromkeys(table.layer_a)), columns=list(dict.fromkeys(table.layer_b)))
         labels = (f"layer of {name_a}", f"layer of {name_b}", "debiased CKA (0: chance)")
     size = (2.5 + 0.32 * shown.shape[1], 1.8 + 0.28 * shown.shape[0])
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
     drawn = axes.imshow(shown.to_numpy(dtype=float), vmin=0, vmax=1, cmap="cividis", aspect="auto")
     axes.set_xticks(range(shown.shape[1]), shown.columns, rotation=90)
     axes.set_yticks(range(shown.shape[0]), shown.index)

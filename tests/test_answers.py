@@ -150,3 +150,29 @@ def test_labels_that_cannot_be_read_are_one_sentence(name, content, match, folde
     assert out == ""
     assert re.search(match, err), err
     assert len(err.splitlines()) == 1
+
+
+def test_no_report_replaces_labels_or_anchors(folder, monkeypatch, capsys):
+    Path("anchors.txt").write_text("\n".join(map(str, range(100))))
+    arguments = ["discover", "old.npy", "new.npy", "--anchors", "anchors.txt", "--labels", "labels.csv", "--force"]
+    for name in ("anchors.txt", "labels.csv"):
+        before = Path(name).read_bytes()
+        monkeypatch.setattr("sys.argv", ["invariances", *arguments, "--html", name])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        assert "is one of the inputs" in capsys.readouterr().err
+        assert Path(name).read_bytes() == before
+
+
+def test_labels_have_ids_only_where_they_have_the_column(folder, monkeypatch, capsys):
+    plain = pd.read_csv("labels.csv")
+    plain.assign(doc=[f"d{i}" for i in range(N)]).sample(frac=1, random_state=0).to_csv("by-id.csv", index=False)
+    for name in ("old", "new"):
+        frame = pd.DataFrame(np.load(f"{name}.npy")).add_prefix("x").assign(doc=[f"d{i}" for i in range(N)])
+        frame.to_parquet(f"{name}.parquet", index=False)
+    arguments = ["discover", "old.parquet", "new.parquet", "--id", "doc", "--anchors", "100", "--json", "--labels"]
+    said = [
+        json.loads(command(monkeypatch, capsys, *arguments, name))["retention"] for name in ("labels.csv", "by-id.csv")
+    ]
+    assert said[0] == said[1]

@@ -115,7 +115,8 @@ def discover(
     named = named_sources(spaces)
     if html:  # said before the work, not after it
         check_plots()
-        check_output(html, [located(source)[0] for source in spaces], MARKER, force)
+        inputs = [*(located(source)[0] for source in spaces), *filter(None, (labels, anchors))]
+        check_output(html, inputs, MARKER, force)
     from invariances.discovery import discover as find
     from invariances.samples import read_labels
     from invariances.spaces import open_spaces

@@ -82,7 +82,7 @@ def read_labels(source: str | Path, id_column: str | None = None) -> np.ndarray 
         An ``.npy`` file, a ``.txt`` file with one in each line, or a ``.csv``, ``.tsv`` or ``.parquet`` file of one
         column, or of one beside the ids.
     id_column : str, optional
-        By default a column "id", or the index.
+        Columns that hold them where they are there, by commas; by default one called "id".
 
     Returns
     -------
@@ -107,9 +107,8 @@ def read_labels(source: str | Path, id_column: str | None = None) -> np.ndarray 
         frame = readers[path.suffix](path) if path.suffix in readers else None
     if frame is None:
         raise SpaceError(f"{where} is not read; give an .npy, .txt, .csv, .tsv or .parquet file with a label a row")
-    named = id_column or next((name for name in map(str, frame) if name.lower() in ID_NAMES), None)
-    if named is not None and named not in frame:
-        raise SpaceError(f"{where} has no column {named!r} for ids; name another with --id")
+    asked = [name for name in (id_column or "").split(",") if name in frame]
+    named = next((name for name in [*asked, *map(str, frame)] if name in asked or name.lower() in ID_NAMES), None)
     frame = frame if named is None else frame.set_index(named)
     if frame.shape[1] != 1:
         listed = ", ".join(map(str, frame)) or "none"

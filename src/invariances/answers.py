@@ -9,7 +9,7 @@ import pandas as pd
 
 from invariances.groups import INTERCHANGEABLE
 from invariances.readers import located
-from invariances.verdict import Verdict
+from invariances.verdict import KEEPS_LENGTHS, Verdict
 
 __all__ = ["QUESTION", "answer", "groups_in_words", "next_steps"]
 
@@ -26,8 +26,6 @@ RELATION = {
     "affine": "a linear map of {a} and a shift",
 }
 """What one space is, seen from another, for each class of maps."""
-ONTO_FEWER = {"orthogonal", "orthogonal+translation", "similarity"}
-"""Classes that become semi-orthogonal between unequal widths."""
 
 
 def answer(
@@ -75,7 +73,7 @@ def _relation(verdict: Verdict, a: str, b: str) -> str:
         one = "the other" if pair else "all others"
         return f"{which} not related by any map that was tried: none predicts {one} better than a constant does"
     relation = RELATION[verdict.invariance].format(a=a if pair else "another")
-    if verdict.unequal_widths and verdict.invariance in ONTO_FEWER:
+    if verdict.unequal_widths and verdict.invariance in KEEPS_LENGTHS:
         relation += " (onto fewer axes, where it keeps lengths)"
     mean = "mean of both directions" if pair else "mean over all pairs"
     named = b if pair else f"Each of the {verdict.models} models"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["WEAK", "Verdict"]
+__all__ = ["KEEPS_LENGTHS", "WEAK", "Verdict"]
 
 
 WEAK = 0.5

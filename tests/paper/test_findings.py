@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from invariances.errors import RunError
-from invariances.paper import claims, findings
-from invariances.paper.claims import ALIGNED, Outcome, Verdict
+from invariances.paper import findings, judging
+from invariances.paper.aligned import ALIGNED, BY_RETRIEVAL
+from invariances.paper.judging import Outcome, Verdict
 from invariances.paper.reported import STITCHING
 from invariances.paper.rows import ROWS, SECTIONS
 from invariances.paper.tables import markdown_table
@@ -67,9 +68,9 @@ def published(tmp_path):
 @pytest.mark.parametrize(
     ("affine", "kept", "words"),
     [
-        (0.9, 0.95, {1: claims.HOLDS, 3: claims.HOLDS, 5: claims.HOLDS}),
-        (-0.3, 0.3, {1: claims.FAILS, 3: claims.FAILS, 5: claims.FAILS}),
-        (0.9, 0.3, {1: claims.HOLDS, 3: claims.FAILS, 5: claims.FAILS}),
+        (0.9, 0.95, {"1": judging.HOLDS, "3": judging.HOLDS, "5": judging.HOLDS}),
+        (-0.3, 0.3, {"1": judging.FAILS, "3": judging.FAILS, "5": judging.FAILS}),
+        (0.9, 0.3, {"1": judging.HOLDS, "3": judging.FAILS, "5": judging.FAILS}),
     ],
 )
 def test_the_page_says_what_was_planted(affine, kept, words, published):
@@ -79,7 +80,7 @@ def test_the_page_says_what_was_planted(affine, kept, words, published):
     assert len(lines) == 5
     for number, word in words.items():
         assert verdicts[number].verdict == word
-        assert re.search(rf"\| . {word} \|", lines[number - 1])
+        assert re.search(rf"\| . {word} \|", lines[int(number) - 1])
         assert re.search(rf"\*\*Verdict: . {word}\.\*\*", (folder / f"finding_{number}.md").read_text())
 
 
@@ -96,13 +97,13 @@ def test_every_row_stands_with_its_outcome_and_a_link_to_its_section(published):
         for row in ROWS[section]:
             assert f"| [{row.name}](results/{section}.ipynb) |" in (folder / "finding_1.md").read_text()
     table = pd.read_csv(folder / "outcomes.csv")
-    assert table.groupby("finding").size().to_dict() == {n: len(v.outcomes) for n, v in verdicts.items()}
+    assert table.finding.astype(str).value_counts().to_dict() == {n: len(v.outcomes) for n, v in verdicts.items()}
     assert (table[table.finding == 3].outcome == "supports").all()
 
 
 def test_the_overview_counts_rows_that_can_tell():
     outcomes = [Outcome("a", True, "x"), Outcome("b", False, "y"), Outcome("c", None, "z")]
-    line = findings.overview({1: Verdict("claim", claims.IN_PART, "reason", outcomes)}).splitlines()[2]
+    line = findings.overview({"1": Verdict("claim", judging.IN_PART, "said", "reason", outcomes)}).splitlines()[2]
     assert line.endswith("| 1 of 2 | 1 |")
 
 
@@ -134,3 +135,23 @@ def test_reported_numbers_are_those_of_the_page():
 
 def test_bars_in_a_cell_do_not_break_a_table():
     assert markdown_table(("a", "b"), [("x|y", 1)]).splitlines()[2] == "| x\\|y | 1 |"
+
+
+def test_retrieval_adds_a_second_line_to_the_second_finding(published, tmp_path):
+    published()
+    results, study = tmp_path / "book" / "results", tmp_path / "book" / "beyond"
+    results.mkdir(parents=True)
+    study.mkdir()
+    for section in SECTIONS:
+        (tmp_path / f"{section}.csv").rename(results / f"{section}.csv")
+    alone = findings.write(results, tmp_path / "alone")
+    table = pd.concat([_alignment(section, 0.9) for section in ALIGNED]).assign(metric=BY_RETRIEVAL)
+    table.to_csv(study / "retrieval.csv", index=False)
+    both = findings.write(results, tmp_path / "both")
+    assert set(both) - set(alone) == {"2, by retrieval"}
+    overview = (tmp_path / "both" / "overview.md").read_text()
+    assert "| [2, by retrieval](finding-2) |" in overview
+    text = (tmp_path / "both" / "finding_2.md").read_text()
+    assert text.startswith((tmp_path / "alone" / "finding_2.md").read_text())
+    assert "**By retrieval: ◐ holds in part.** Affine is highest in 18 of the 18 rows" in text
+    assert set(pd.read_csv(tmp_path / "both" / "outcomes.csv").finding) >= {"2", "2, by retrieval"}

@@ -16,11 +16,11 @@ from sklearn.decomposition import PCA
 
 from invariances.intervals import Interval
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.claims import predictions
 from invariances.paper.frames import across_groups
 from invariances.paper.plots import COLORS, Drawing, draw_legend, panels
 from invariances.paper.reported import ALIGNMENT, Reported
 from invariances.paper.rows import INVARIANCES
+from invariances.paper.stitched import predictions
 from invariances.paper.tables import class_title
 from invariances.stitching import Codes, Stitchable, connect
 from invariances.transforms import Relative

@@ -11,22 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from invariances.paper.claims import (
-    ALIGNED,
-    FAILS,
-    FINDINGS,
-    HOLDS,
-    IN_PART,
-    KEPT,
-    NOT_JUDGED,
-    UNTESTABLE,
-    Outcome,
-    Verdict,
-    judge_finding,
-)
+from invariances.paper.aligned import ALIGNED
+from invariances.paper.claims import FINDINGS, judge_by_retrieval, judge_finding
 from invariances.paper.frames import read_table
+from invariances.paper.judging import FAILS, HOLDS, IN_PART, NOT_JUDGED, UNTESTABLE, Outcome, Verdict
 from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES, row_named
+from invariances.paper.stitched import KEPT
 from invariances.paper.tables import markdown_table
 
 __all__ = ["is_error", "judged", "outcomes", "overview", "read", "reported", "shown", "write"]
@@ -35,6 +26,8 @@ __all__ = ["is_error", "judged", "outcomes", "overview", "read", "reported", "sh
 MARKS = {HOLDS: "✓", IN_PART: "◐", FAILS: "✗", UNTESTABLE: "?", NOT_JUDGED: "○"}
 """Signs that stand before the words, for those who skim; the words alone say all."""
 SUPPORT = {True: "✓ supports", False: "✗ contradicts", None: "? cannot tell"}
+RETRIEVED = 2
+"""The finding that is judged by retrieval as well."""
 EVIDENCE = {1: ALIGNED, 2: ALIGNED, 3: ("stitching",), 4: ("stitching",), 5: SECTIONS}
 """The sections whose tables and figures a finding rests on."""
 
@@ -50,35 +43,66 @@ def read(results: str | Path) -> dict[str, pd.DataFrame]:
     return {section: read_table(section, results) for section in SECTIONS}
 
 
-def write(results: str | Path, into: str | Path) -> dict[int, Verdict]:
+def write(results: str | Path, into: str | Path) -> dict[str, Verdict]:
     """Judge the findings by the tables in `results`; write what the book's page on them includes.
 
     Parameters
     ----------
     results : path
-        The folder of the four ``<section>.csv``.
+        The folder of the four ``<section>.csv``; where the study of retrieval was run, its table lies in the folder
+        ``beyond`` beside it.
     into : path
         Gets ``overview.md``, ``finding_<number>.md``, and ``outcomes.csv`` with one line per finding and row.
 
     Returns
     -------
-    dict from numbers to Verdict
+    dict from lines of the overview to Verdict, as `judged` gives it
     """
-    verdicts, into = judged(read(results)), Path(into)
+    verdicts, into = judged(read(results), _of_retrieval(Path(results))), Path(into)
     into.mkdir(parents=True, exist_ok=True)
     (into / "overview.md").write_text(overview(verdicts), encoding="utf-8")
-    for number, verdict in verdicts.items():
-        (into / f"finding_{number}.md").write_text(snippet(number, verdict), encoding="utf-8")
+    for number in FINDINGS:
+        text = snippet(number, verdicts[str(number)]) + _second_line(verdicts, number)
+        (into / f"finding_{number}.md").write_text(text, encoding="utf-8")
     outcomes(verdicts).to_csv(into / "outcomes.csv", index=False)
     return verdicts
 
 
-def judged(frames: Mapping[str, pd.DataFrame]) -> dict[int, Verdict]:
-    """The verdicts on all five findings, by the tidy tables of the sections."""
-    return {number: judge_finding(number, frames) for number in FINDINGS}
+def judged(frames: Mapping[str, pd.DataFrame], retrieval: pd.DataFrame | None = None) -> dict[str, Verdict]:
+    """The verdicts on all five findings, by the tidy tables of the sections; on the second by retrieval as well.
+
+    Parameters
+    ----------
+    frames : mapping from sections to DataFrame
+    retrieval : DataFrame, optional
+        The table of the study of retrieval, where it was run.
+
+    Returns
+    -------
+    dict from "1" to "5", with "2, by retrieval" behind "2" where that was judged, to Verdict
+    """
+    verdicts = {}
+    for number in FINDINGS:
+        verdicts[str(number)] = judge_finding(number, frames)
+        if number == RETRIEVED and retrieval is not None:
+            verdicts[f"{number}, by retrieval"] = judge_by_retrieval(retrieval)
+    return verdicts
 
 
-def outcomes(verdicts: Mapping[int, Verdict]) -> pd.DataFrame:
+def _of_retrieval(results: Path) -> pd.DataFrame | None:
+    path = results.parent / "beyond" / "retrieval.csv"
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def _second_line(verdicts: Mapping[str, Verdict], number: int) -> str:
+    verdict = verdicts.get(f"{number}, by retrieval")
+    if verdict is None:
+        return ""
+    parts = [f"**By retrieval: {shown(verdict)}.** {verdict.sentence} {verdict.reason}", _rows(verdict, ALIGNED)]
+    return "\n" + "\n\n".join(filter(None, parts)) + "\n"
+
+
+def outcomes(verdicts: Mapping[str, Verdict]) -> pd.DataFrame:
     """What each row says of each finding, as one table."""
     columns = ["finding", "verdict", "row", "outcome", "evidence"]
     lines = [
@@ -89,7 +113,7 @@ def outcomes(verdicts: Mapping[int, Verdict]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def overview(verdicts: Mapping[int, Verdict]) -> str:
+def overview(verdicts: Mapping[str, Verdict]) -> str:
     """The five findings with their verdicts and how many rows support each, as Markdown."""
     lines = []
     for number, verdict in verdicts.items():
@@ -98,7 +122,7 @@ def overview(verdicts: Mapping[int, Verdict]) -> str:
         supporting = f"{int(decided.sum())} of {len(decided)}" if len(counts) else "-"
         lines.append(
             (
-                f"[{number}](finding-{number})",
+                f"[{number}](finding-{number[0]})",
                 verdict.claim,
                 shown(verdict),
                 supporting,
@@ -122,12 +146,16 @@ def snippet(number: int, verdict: Verdict) -> str:
         f"**Claim.** {verdict.claim}",
         f"**Reported.** {reported(number)}",
         f"**Measured.** In the tables and figures of: {links}.",
-        f"**Verdict: {shown(verdict)}.** {verdict.reason}",
+        " ".join(filter(None, (f"**Verdict: {shown(verdict)}.**", verdict.sentence, verdict.reason))),
+        _rows(verdict, EVIDENCE[number]),
     ]
-    if verdict.outcomes:
-        cells = [(_linked(o, EVIDENCE[number]), SUPPORT[o.supports], o.evidence) for o in verdict.outcomes]
-        parts.append(markdown_table(("Row", "Outcome", "Evidence"), cells).rstrip())
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _rows(verdict: Verdict, sections: Sequence[str]) -> str:
+    """What each row says, as a Markdown table; empty where nothing was judged."""
+    cells = [(_linked(o, sections), SUPPORT[o.supports], o.evidence) for o in verdict.outcomes]
+    return markdown_table(("Row", "Outcome", "Evidence"), cells).rstrip() if cells else ""
 
 
 def _linked(outcome: Outcome, sections: Sequence[str]) -> str:

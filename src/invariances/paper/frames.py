@@ -156,6 +156,7 @@ def over_groups(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     keys = ["row", "group_a", "group_b", "invariance", "control"]
     rules = dict.fromkeys(("score", "ceiling", "retention"), "mean")
+    rules |= {name: "mean" for name in ("alignment", "alignment_null", "alignment_calibrated") if name in frame}
     rules |= dict.fromkeys(("metric", "n_samples", "n_anchors", "n_train", "data"), "first")
     merged = pd.DataFrame(frame.groupby(keys, sort=False, as_index=False).agg(rules))
     return merged.assign(model_a=merged.group_a, model_b=merged.group_b)

@@ -16,10 +16,10 @@ from pandas.io.formats.style import Styler
 
 from invariances.intervals import Interval, difference, interval
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.claims import predictions
 from invariances.paper.frames import across_groups, groups_of
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import INVARIANCES, ROWS
+from invariances.paper.stitched import predictions
 from invariances.verdict import WEAK, Verdict
 
 __all__ = [
@@ -179,7 +179,10 @@ def prediction(frame: pd.DataFrame) -> pd.DataFrame:
                 "highest": f"{own.retention.max():.2f}",
                 "Rank correlation": number(line.rho) if line.testable else "-",
                 "p (models relabelled)": f"{line.p:.3f}" if line.testable else "-",
+                "p (Holm)": f"{line.holm:.3f}" if line.testable else "-",
                 "p (within groups)": line.within or "-",
+                "By alignment as it is": number(line.rho_uncalibrated),
+                "Gain of choosing by it": f"{line.gain:.0%}" if line.gain == line.gain else "-",
                 "R² for held-out models": number(line.held_out_r2) if line.testable else "-",
                 "Note": line.reason if not line.testable else "",
             }

@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 
 from invariances.intervals import Interval, interval
-from invariances.paper.claims import describe
+from invariances.paper.judging import describe
 from invariances.paper.plots import Drawing
 from invariances.paper.tables import markdown_table
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.claims import ALIGNED
+from invariances.paper.aligned import ALIGNED
 from invariances.paper.figures import LOWEST
 from invariances.paper.frames import read_table
 from invariances.paper.rows import TITLES

@@ -193,8 +193,8 @@ RETRIEVAL = Claim(
     "Asked by retrieval, which means the same in every space, the best invariance depends on what varies: rotation "
     "for initialization, affine for architecture, case by case for training.",
     "in each row of the three sections on alignment, every held-out sample of one model looks for its counterpart "
-    "among 500 of the other, after each of the paper's four invariances. The calibrated mean reciprocal rank of the claimed "
-    "invariance minus that of the best other one of the four, paired over models: above 0 by its 95 % interval "
+    "among 500 of the other, after each of the paper's four invariances. The calibrated mean reciprocal rank of the "
+    "claimed invariance minus that of the best other one of the four, paired over models: above 0 by its 95 % interval "
     "supports, below 0 contradicts, an interval that holds 0 cannot tell. Centred relative representations and a "
     "rotation with a translation are shown beside the four and do not decide. " + _ROWS_COUNT,
     by_retrieval,

@@ -16,10 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "Drawing", "draw_heatmap", "draw_legend", "panels"]
+__all__ = ["COLORS", "HOLLOW", "Drawing", "draw_heatmap", "draw_legend", "panels"]
 
-COLORS = {"absolute": "0.6", "relative": "C0", "affine": "C1", "orthogonal": "C2", "product": "C4"}
-"""Of the ways in which models are stitched."""
+COLORS = {
+    "absolute": "#777777",
+    "scale": "#56b4e9",
+    "relative": "#0072b2",
+    "affine": "#d55e00",
+    "orthogonal": "#009e73",
+    "product": "#cc79a7",
+    "similarity": "#e69f00",
+}
+"""Of an invariance in every figure; Okabe and Ito's palette, which colour-blind people can tell apart."""
+HOLLOW = {"relative-centered": "relative", "orthogonal+translation": "orthogonal"}
+"""Invariances that are drawn as hollow marks in another's colour, since they differ from it by a centring."""
 
 
 @dataclass(frozen=True)

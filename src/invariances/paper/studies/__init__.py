@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["STUDIES", "study"]
 
-STUDIES = {"anchors": "anchors", "combinations": "combinations", "texts": "cka_map"}
+STUDIES = {"retrieval": "retrieval", "anchors": "anchors", "combinations": "combinations", "texts": "cka_map"}
 """Studies that train or score models of their own, and the module that runs each."""
 
 

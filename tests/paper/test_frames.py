@@ -17,7 +17,7 @@ SPACES = ("absolute", "relative", "affine", "orthogonal", "product")
 def run():
     """The coming row at smoke size: its plan, the trained models, and the table of stitches."""
     settings = check("stitching", {})
-    rows = plan.planned(settings)
+    rows = {name: row for name, row in plan.planned(settings).items() if row.row.crosses_encoders}
     models = zoo.train(plan.recipes(rows), "cpu", processes=1)
     anchors = plan.anchors(rows)
     pieces = zoo.take_apart(plan.stitched(rows), plan.untrained_encoders(rows), anchors)
@@ -101,3 +101,45 @@ def test_a_row_of_one_encoder_a_model_is_as_it_was():
 def test_the_stand_in_for_an_untrained_encoder_is_named_as_one():
     assert "stand-in for an untrained encoder" in pretrained.REGISTRY["stand-in-untrained"].source
     assert "random weights" in pretrained.REGISTRY["minilm-untrained"].languages
+
+
+def test_heads_of_several_seeds_are_averaged(run):
+    rows, models, table = run
+    assert set(table.heads) == {2}
+    assert not table.duplicated(["model_a", "model_b", "invariance", "control"]).any()
+    scores = frames.model_scores(rows, models)
+    absolute = scores[scores["head"] == "absolute"].set_index("model")
+    assert set(absolute.index) == {f"{language} stand-in-{e}, head {s}" for language in ("en", "de")
+                                   for e in ("e5", "use") for s in range(2)}  # fmt: skip
+    assert absolute.f1.nunique() > 4  # heads that differ
+    own = table[(table.invariance == "absolute") & (table.model_b == "en stand-in-e5")]
+    heads = [f"en stand-in-e5, head {s}" for s in range(2)]
+    np.testing.assert_allclose(own.ceiling, absolute.f1[heads].mean(), atol=1e-6)
+
+
+def test_alignment_stands_beside_every_pair_whose_heads_were_averaged():
+    pair = {"row": "r", "model_a": "x", "model_b": "y", "invariance": "affine"}
+    stitches = pd.DataFrame(
+        [pair | {"control": c, "score": s, "ceiling": 1.0, "retention": s, "n_samples": 9, "n_anchors": 5,
+                 "metric": "f1"} for c, s in (("none", 0.2), ("shuffled anchors", 0.1), ("none", 0.4))]
+    )  # fmt: skip
+    aligned = pd.DataFrame([pair | {"score": 0.7, "null": 0.1, "calibrated": 0.6}])
+    found = frames.with_alignment(stitches, aligned).set_index("control")
+    assert found.score.to_dict() == pytest.approx({"none": 0.3, "shuffled anchors": 0.1})
+    assert found.heads.to_dict() == {"none": 2, "shuffled anchors": 1}
+    assert found.alignment_calibrated["none"] == 0.6
+    assert np.isnan(found.alignment_calibrated["shuffled anchors"])
+
+
+def test_pretrained_encoders_of_a_data_set_are_stitched_in_all_ordered_pairs():
+    settings = check("stitching", {})
+    planned = plan.planned(settings)
+    (row,) = [row for name, row in planned.items() if name.startswith("TREC")]
+    (group,) = row.groups
+    assert list(group.recipes) == ["pretrained stand-in-e5", "pretrained stand-in-use"]
+    assert group.heads == 2
+    keys = [key for key in plan.stitched(planned) if key[0] == row.row.name]
+    assert keys == [(row.row.name, space, seed) for space in SPACES for seed in range(2)]
+    heads = {recipe.seed for recipe in plan.stitched(planned)[row.row.name, "affine", 1].values()}
+    assert heads == {1}
+    assert len(plan.recipes({row.row.name: row})) == 2 * 2 * 3 + 1  # encoders, seeds, kinds of heads; one untrained

@@ -214,7 +214,9 @@ def test_full_languages_have_their_own_checkpoint_and_conditions_of_training_non
 
 def test_the_checkpoints_that_are_compared_read_texts_and_have_codes_of_one_width():
     rows = {
-        key: names for key, names in PROFILES["full"].checkpoints.items() if key not in ("multilingual", "untrained")
+        key: names
+        for key, names in PROFILES["full"].checkpoints.items()
+        if key not in ("multilingual", "english", "untrained")
     }
     named = {name for names in rows.values() for name in names}
     assert {(pretrained.REGISTRY[name].kind, pretrained.REGISTRY[name].dim) for name in named} == {("text", 768)}
@@ -240,7 +242,7 @@ def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tm
 
 
 def _coming(**given):
-    (row,) = plan.planned(check("stitching", given)).values()
+    (row,) = [row for row in plan.planned(check("stitching", given)).values() if row.row.crosses_encoders]
     return row
 
 

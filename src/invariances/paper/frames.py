@@ -9,7 +9,7 @@ import pandas as pd
 
 from invariances.errors import RunError
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.plan import UNTRAINED, PlannedRow
+from invariances.paper.plan import UNTRAINED, PlannedRow, with_head
 from invariances.paper.settings import Settings
 from invariances.zoo.pretrained import named
 from invariances.zoo.recipes import Network, Recipe
@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 
+MEANS = ("score", "ceiling", "retention")
+"""What is averaged where pairs are taken together."""
 SAME_ENCODER = "same encoder"
 """The control of pairs across groups by one encoder, in a row whose pairs are of two."""
 SAME_GROUP = "same group"
@@ -69,9 +71,12 @@ def model_scores(plan: Mapping[str, PlannedRow], models: Mapping) -> pd.DataFram
         for head, field in (("absolute", "recipes"), ("relative", "relative")):
             for group in planned.groups:
                 for name, recipe in getattr(group, field).items():
-                    line = {"row": row, "group": group.variant.label, "model": name, "head": head}
-                    network = _network_words(recipe.network)
-                    lines.append({**line, "network": network, **models[recipe].scores})
+                    line = {"row": row, "group": group.variant.label, "head": head}
+                    line["network"] = _network_words(recipe.network)
+                    for seed in range(group.heads):
+                        model = f"{name}, head {seed}" if group.heads > 1 else name
+                        scores = models[with_head(recipe, seed) if seed else recipe].scores
+                        lines.append({**line, "model": model, **scores})
     return pd.DataFrame(lines).round(6)
 
 
@@ -155,7 +160,7 @@ def over_groups(frame: pd.DataFrame) -> pd.DataFrame:
     if "encoder_a" not in frame or frame.encoder_a.isna().all():
         return frame
     keys = ["row", "group_a", "group_b", "invariance", "control"]
-    rules = dict.fromkeys(("score", "ceiling", "retention"), "mean")
+    rules = dict.fromkeys(MEANS, "mean")
     rules |= {name: "mean" for name in ("alignment", "alignment_null", "alignment_calibrated") if name in frame}
     rules |= dict.fromkeys(("metric", "n_samples", "n_anchors", "n_train", "data"), "first")
     merged = pd.DataFrame(frame.groupby(keys, sort=False, as_index=False).agg(rules))
@@ -165,6 +170,8 @@ def over_groups(frame: pd.DataFrame) -> pd.DataFrame:
 def with_alignment(stitches: pd.DataFrame, alignment: pd.DataFrame) -> pd.DataFrame:
     """Put the alignment of every ordered pair beside its stitching, under the same invariance.
 
+    Where frozen encoders are read by several heads, stitching is the mean over these, and ``heads`` says how many.
+
     Parameters
     ----------
     stitches : DataFrame
@@ -172,12 +179,21 @@ def with_alignment(stitches: pd.DataFrame, alignment: pd.DataFrame) -> pd.DataFr
     alignment : DataFrame
         As `invariances.align` gives it; scores of unordered pairs count in both directions.
     """
+    stitches = _over_heads(stitches)
     swapped = alignment.rename(columns={"model_a": "model_b", "model_b": "model_a"})
     key = ["row", "model_a", "model_b", "invariance"]
     values = {"score": "alignment", "null": "alignment_null", "calibrated": "alignment_calibrated"}
     both = pd.concat([alignment, swapped]).drop_duplicates(key).rename(columns=values)
     both = both.assign(control="none")
     return stitches.merge(both[[*key, "control", *values.values()]], "left", [*key, "control"])
+
+
+def _over_heads(stitches: pd.DataFrame) -> pd.DataFrame:
+    """The mean over heads that differ by their seed alone, and how many there were."""
+    key = ["row", "model_a", "model_b", "invariance", "control"]
+    grouped = stitches.groupby(key, sort=False, as_index=False)
+    rules = {name: "mean" if name in MEANS else "first" for name in stitches.columns if name not in key}
+    return pd.DataFrame(grouped.agg(rules)).assign(heads=grouped.size()["size"])[[*stitches.columns, "heads"]]
 
 
 def across_groups(frame: pd.DataFrame) -> pd.DataFrame:

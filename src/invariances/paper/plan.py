@@ -47,6 +47,7 @@ __all__ = [
     "summary",
     "trained",
     "untrained_encoders",
+    "with_head",
 ]
 
 UNTRAINED_MODELS = 3
@@ -83,6 +84,8 @@ class Group(NamedTuple):
     """The control with the initial weights of the row's other conditions; only for training."""
     product: dict[str, HeadRecipe]
     """Heads on products of invariances that read these models' encoders; only for stitching."""
+    heads: int = 1
+    """How many heads read each frozen encoder: that of its recipe, and others that differ by their seed."""
 
 
 class PlannedRow(NamedTuple):
@@ -160,6 +163,7 @@ def _plan_row(row: Row, settings: Settings) -> PlannedRow:
 
 def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
     seeds = settings.seeds or settings.sizes.seeds_of(settings.section, row.name)
+    heads = (settings.seeds or settings.sizes.frozen["heads"]) if variant.frozen else 1
     networks = _networks(variant, seeds, settings)
     prepared_for = [datasets.prepare(_view(variant, row, network, settings)) for network in networks]
     prepared = prepared_for[0]
@@ -177,7 +181,7 @@ def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
         bases = [replace(bases[0], seed=seed) for seed in range(seeds)]
     if variant.frozen:
         recipes = {_frozen_name(variant, recipe): recipe for recipe in bases}
-        untrained = _stand_ins_for_untrained(variant, bases[0], settings)
+        untrained = _stand_ins_for_untrained(variant, row, bases[0], settings)
     else:
         recipes = {f"{variant.label} {i}": recipe for i, recipe in enumerate(bases)}
         untrained = {f"{variant.label} {i}": recipe.untrained() for i, recipe in enumerate(bases[:UNTRAINED_MODELS])}
@@ -195,6 +199,7 @@ def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
         relative if "relative" in row.spaces else {},
         shared,
         product if "product" in row.spaces else {},
+        heads,
     )
 
 
@@ -202,11 +207,15 @@ def _frozen_name(variant: Variant, recipe: Recipe) -> str:
     return f"{variant.label} {recipe.network.checkpoint.partition('@')[0]}"
 
 
-def _stand_ins_for_untrained(variant: Variant, base: Recipe, settings: Settings) -> dict[str, Recipe]:
+def _stand_ins_for_untrained(variant: Variant, row: Row, base: Recipe, settings: Settings) -> dict[str, Recipe]:
     """Encoders with random weights, since frozen ones come without a network that could be left untrained."""
-    networks = [Network("pretrained", checkpoint=pretrained.pinned(n)) for n in settings.sizes.checkpoints[UNTRAINED]]
-    found = [replace(base, network=network, training=replace(base.training, epochs=0)) for network in networks]
-    return {_frozen_name(variant, recipe): recipe for recipe in found}
+    found = {}
+    for name in settings.sizes.checkpoints[UNTRAINED]:
+        network = Network("pretrained", checkpoint=pretrained.pinned(name))
+        data = datasets.prepare(_view(variant, row, network, settings)).key
+        recipe = replace(base, data=data, network=network, training=replace(base.training, epochs=0))
+        found[_frozen_name(variant, recipe)] = recipe
+    return found
 
 
 def head_recipe(base: Recipe, anchors: int, settings: Settings) -> HeadRecipe:
@@ -243,12 +252,12 @@ def _view(variant: Variant, row: Row, network: Network, settings: Settings) -> l
         pixels = sizes.pixels_imagenet if variant.dataset == "imagenet" else sizes.pixels
         return locating.View(**common, pixels=pixels, channels=source.channels)
     if variant.frozen:
-        frozen = sizes.frozen
+        frozen, whole = sizes.frozen, pretrained.named(network.checkpoint).engine
         common |= {"n_train": settings.samples or frozen["n_train"], "n_test": frozen["n_test"]}
         return locating.View(
             **common,
-            tokenizer="characters",
-            length=frozen["length"],
+            tokenizer="characters" if whole else network.checkpoint,
+            length=frozen["length"] if whole else frozen["tokens"],
             n_parallel=sizes.n_parallel if row.cross_lingual else 0,
             parallel=row.parallel,
             coarse=variant.coarse,
@@ -302,7 +311,21 @@ def recipes(plan: Plan) -> list[Recipe | HeadRecipe]:
     """Everything that is to be trained: models, untrained ones, controls, and heads on products."""
     groups = _groups(plan)
     fields = ("recipes", "untrained", "relative", "shared", "product")
-    return [recipe for group in groups for field in fields for recipe in getattr(group, field).values()]
+    return [recipe for group in groups for field in fields for recipe in _with_all_heads(group, field)]
+
+
+def _with_all_heads(group: Group, field: str) -> list[Recipe | HeadRecipe]:
+    """The recipes of a field; where heads read frozen encoders, those of every seed."""
+    found = getattr(group, field).values()
+    seeds = 1 if field == "untrained" else group.heads
+    return [with_head(recipe, seed) if seed else recipe for recipe in found for seed in range(seeds)]
+
+
+def with_head(recipe: Recipe | HeadRecipe, seed: int) -> Recipe | HeadRecipe:
+    """The same encoder under a head of another seed."""
+    if isinstance(recipe, HeadRecipe):
+        return replace(recipe, base=replace(recipe.base, seed=seed))
+    return replace(recipe, seed=seed)
 
 
 def anchors(plan: Plan) -> dict[str, np.ndarray]:
@@ -338,14 +361,22 @@ def pairs(plan: Plan) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def stitched(plan: Plan) -> dict[tuple[str, str], dict[str, Recipe | HeadRecipe]]:
-    """The models that are stitched, by row and invariance; their heads read what the invariance offers."""
+def stitched(plan: Plan) -> dict[tuple, dict[str, Recipe | HeadRecipe]]:
+    """The models that are stitched, by row and invariance; their heads read what the invariance offers.
+
+    Where several heads read each frozen encoder, the row is there once for every seed of theirs, a third part of the
+    key: heads of one seed are stitched among themselves.
+    """
     fields = {"relative": "relative", "product": "product"}
-    return {
-        (name, invariance): members(row, fields.get(invariance, "recipes"))
-        for name, row in _run(plan).items()
-        for invariance in row.row.spaces
-    }
+    found: dict[tuple, dict[str, Recipe | HeadRecipe]] = {}
+    for name, row in _run(plan).items():
+        for invariance in row.row.spaces:
+            models = members(row, fields.get(invariance, "recipes"))
+            heads = row.groups[0].heads
+            for seed in range(heads):
+                key = (name, invariance, seed) if heads > 1 else (name, invariance)
+                found[key] = {model: with_head(recipe, seed) for model, recipe in models.items()} if seed else models
+    return found
 
 
 def untrained_encoders(plan: Plan) -> dict[str, dict[str, Recipe]]:

@@ -47,9 +47,10 @@ class Profile:
     """Models per variant where time forbids `seeds`: by section and row, "" for its others."""
     checkpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Pretrained encoders, one a model, by the same names, or by language where languages are compared. "multilingual"
-    has the frozen encoders of that name, "untrained" what stands in for an untrained one."""
+    and "english" have the frozen encoders of rows that say so, "untrained" what stands in for an untrained one."""
     frozen: dict[str, int] = field(default_factory=dict)
-    """Where frozen encoders read whole texts: samples (n_train, n_test) and characters per text (length)."""
+    """Where frozen encoders read: samples (n_train, n_test), characters per text (length) or tokens of those that read
+    tokens, and heads that differ by their seed (heads)."""
 
     def seeds_of(self, section: str, row: str) -> int:
         """Models per variant of a row."""
@@ -69,7 +70,11 @@ def _networks(cnn: dict, vit_small: dict, vit_base: dict, text: dict) -> dict[st
     }
 
 
-MULTILINGUAL = {"multilingual": ("e5", "use"), "untrained": ("minilm-untrained",)}
+FROZEN = {
+    "multilingual": ("e5", "use"),
+    "english": ("minilm", "e5", "use", "wordllama"),
+    "untrained": ("minilm-untrained",),
+}
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
@@ -96,8 +101,12 @@ PROFILES: dict[str, Profile] = {
                 vit_base={"depth": 2, "dim": 48, "heads": 3, "patch": 2},
                 text={"depth": 2, "dim": 48, "heads": 2},
             ),
-            checkpoints={"multilingual": ("stand-in-e5", "stand-in-use"), "untrained": ("stand-in-untrained",)},
-            frozen={"n_train": 400, "n_test": 200, "length": 100},
+            checkpoints={
+                "multilingual": ("stand-in-e5", "stand-in-use"),
+                "english": ("stand-in-e5", "stand-in-use"),
+                "untrained": ("stand-in-untrained",),
+            },
+            frozen={"n_train": 400, "n_test": 200, "length": 100, "tokens": 32, "heads": 2},
         ),
         Profile(
             name="laptop",
@@ -133,8 +142,8 @@ PROFILES: dict[str, Profile] = {
                 "training": {"": 5, "ImageNet: Aug Light vs Heavy": 4, "Amazon Reviews: Batch 32 vs 128": 4},
                 "stitching": {"": 5, "Amazon (Cross-lingual)": 2, "MNIST, classification": 10},
             },
-            checkpoints=MULTILINGUAL,
-            frozen={"n_train": 1_600, "n_test": 800, "length": 1_000},
+            checkpoints=FROZEN,
+            frozen={"n_train": 1_600, "n_test": 800, "length": 1_000, "tokens": 128, "heads": 5},
         ),
         Profile(
             name="full",
@@ -164,9 +173,9 @@ PROFILES: dict[str, Profile] = {
                 "en": ("roberta-base",),
                 "de": ("deepset/gbert-base",),
                 "fr": ("ClassCat/roberta-base-french",),
-                **MULTILINGUAL,
+                **FROZEN,
             },
-            frozen={"n_train": 1_600, "n_test": 800, "length": 1_000},
+            frozen={"n_train": 1_600, "n_test": 800, "length": 1_000, "tokens": 128, "heads": 5},
         ),
     )
 }

@@ -85,6 +85,7 @@ class Recipe:
     network: Network
     training: Training
     seed: NonNegativeInt
+    """Of a frozen encoder, the seed of what reads it: its head."""
     anchors: NonNegativeInt = 0
     """0 for a head on codes; k for a head trained on relative representations of k anchors."""
     initialization: str = ""
@@ -110,8 +111,6 @@ class Recipe:
             raise ValueError("a pretrained encoder's weights are its own; leave initialization out")
         if self.task != "classification" or self.training.augmentation != "none":
             raise ValueError("a pretrained encoder's codes are made once: it has a classifier and no augmentation")
-        if self.seed and not self.network.fresh:
-            raise ValueError("pretrained models differ by checkpoint, never by seed alone; their seed is 0")
         return self
 
     def untrained(self) -> Recipe:

@@ -146,6 +146,10 @@ tables.show(cka_tables.blocks(cka), caption)
 cka_tables.figure_pretrained(cka)
 
 # %% tags=["hide-input"]
+caption = "CKA within vision, within language and across, with 95 % intervals over models"
+tables.show(cka_tables.by_modality(cka), caption)
+
+# %% tags=["hide-input"]
 tables.show(cka_tables.cross_modal(cka), "CKA between vision and language, beside chance")
 
 # %% tags=["hide-input"]

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from invariances import zoo
@@ -14,7 +15,7 @@ from invariances.paper.frames import save_table
 from invariances.paper.settings import check
 from invariances.paper.studies import cka_map, cka_tables, paired_inputs
 from invariances.paper.studies.cka_spaces import Member, compare
-from invariances.zoo import frozen, pretrained
+from invariances.zoo import frozen
 
 N = 200
 TEXTS = ["BERT", "RoBERTa", "BERT, untrained", "RoBERTa, untrained"]
@@ -229,8 +230,9 @@ def test_models_that_cannot_be_had_are_listed(monkeypatch):
     monkeypatch.setattr(frozen, "encoder", encoder)
     not_run = {}
     assert paired_inputs._pretrained_members([], [], "cpu", not_run) == {}
-    assert set(not_run) == {name for name, checkpoint in pretrained.REGISTRY.items() if not checkpoint.engine}
-    assert not_run["resnet18"] == "the checkpoint resnet18 is missing"
+    ((names, reason),) = not_run.items()  # one sentence for all
+    assert set(names.split(", ")) == {*paired_inputs.VISION, *paired_inputs.ENGLISH}
+    assert "invariances data --pretrained" in reason
     assert list(cka_tables.left_out(not_run).columns) == ["Not run", "Reason"]
 
 
@@ -276,3 +278,36 @@ def test_vision_and_language_are_drawn_by_groups_from_the_csv(paired, tmp_path):
     assert drawn[1, 2] == pytest.approx(debiased.loc[["blind 0", "blind 1"], "text"].mean(), abs=1e-5)
     assert drawn[1, 1] == pytest.approx(debiased["blind 0", "blind 1"], abs=1e-5)
     assert np.isnan(drawn[0, 0])
+
+
+def test_the_block_of_language_models_is_held_against_that_of_vision():
+    rng = np.random.default_rng(6)
+    shared = {modality: rng.normal(size=(N, 6)) for modality in ("vision", "language")}
+    members = {
+        f"{modality} {i}": Member(f"{modality} {i}", "trained", modality, basis @ rng.normal(size=(6, 12)))
+        for modality, basis in shared.items()
+        for i in range(3)
+    }
+    frame = compare("pictures and texts", members, "planted")
+    table = cka_tables.by_modality(frame).set_index("Block")
+    assert list(table.index) == ["vision", "language", "vision and language"]
+    debiased = frame[frame.metric == "cka_debiased"]
+    same = debiased.modality_a == debiased.modality_b
+    for block, own in (("language", same & (debiased.modality_a == "language")), ("vision and language", ~same)):
+        assert float(table.loc[block, "Debiased"].split()[0]) == pytest.approx(debiased[own].score.mean(), abs=6e-4)
+    low = float(table.loc["vision and language", "Within minus across, debiased"].split("[")[1].split(",")[0])
+    assert low > 0  # two bases that share nothing
+    assert cka_tables.by_modality(frame[:0]).empty
+
+
+def test_encoders_of_whole_texts_read_the_class_names_and_have_no_untrained_twin(monkeypatch):
+    monkeypatch.setattr(paired_inputs, "VISION", ())
+    monkeypatch.setattr(paired_inputs, "ENGLISH", ("stand-in-e5", "stand-in-use"))
+    texts = ["a tench in a pond", "two goldfish", "a great white shark near the coast"]
+    found = paired_inputs._pretrained_members([], texts, torch.device("cpu"), not_run := {})
+    assert not_run == {}
+    assert {name: member.kind for name, member in found.items()} == dict.fromkeys(
+        ("stand-in-e5", "stand-in-use"), "trained"
+    )
+    short = paired_inputs._pretrained_members([], texts[:1], torch.device("cpu"), {})
+    torch.testing.assert_close(found["stand-in-e5"].space[:1], short["stand-in-e5"].space)  # padding says nothing

@@ -26,6 +26,7 @@ __all__ = [
     "PICTURES",
     "TEXTS",
     "blocks",
+    "by_modality",
     "cross_modal",
     "figure_pictures",
     "figure_pretrained",
@@ -201,6 +202,41 @@ def cross_modal(frame: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def by_modality(frame: pd.DataFrame) -> pd.DataFrame:
+    """CKA within the block of vision models, within that of language models, and across, on paired inputs.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The map's frame.
+
+    Returns
+    -------
+    DataFrame
+        One line for each kind, and one for the two; trained models alone. A model with itself never counts.
+    """
+    frame = frame[(frame["map"] == BOTH) & (frame.kind_a == "trained") & (frame.kind_b == "trained")]
+    if frame.empty:
+        return pd.DataFrame()
+    kinds = {modality: _of_modality(frame, modality) for modality in ("vision", "language")}
+    matrices = {metric: _matrix(frame[frame.metric == metric]) for metric in FORMS}
+    lines = []
+    for a, b in (("vision", "vision"), ("language", "language"), ("vision", "language")):
+        line = {"Block": a if a == b else f"{a} and {b}"}
+        for metric, title in (("cka_debiased", "Debiased"), ("cka", "Raw")):
+            line[title] = _words(block_interval(matrices[metric], kinds[a], kinds[b]))
+        gap = None if a == b else within_minus_across(matrices["cka_debiased"], kinds[a], kinds[b])
+        line["Within minus across, debiased"] = _words(gap)
+        line["Models"] = str(len(kinds[a])) if a == b else f"{len(kinds[a])} + {len(kinds[b])}"
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _of_modality(frame: pd.DataFrame, modality: str) -> list[str]:
+    names = [frame.loc[frame[f"modality_{end}"] == modality, f"model_{end}"] for end in "ab"]
+    return list(dict.fromkeys(pd.concat(names)))
 
 
 def left_out(not_run: Mapping[str, str]) -> pd.DataFrame:

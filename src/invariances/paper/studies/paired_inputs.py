@@ -23,12 +23,11 @@ from invariances.zoo.trained import Trained
 __all__ = ["ONE_PICTURE_EACH", "described_pictures", "paired_map"]
 
 
-ENGLISH = ("minilm", "bert-base-cased", "bert-base-uncased", "google/electra-base-discriminator", "roberta-base")
-"""Text models of the registry that read English, the language of the class names."""
-READ_TOKENS = tuple(
-    name for name, checkpoint in pretrained.REGISTRY.items() if checkpoint.kind == "text" and not checkpoint.engine
+ENGLISH = (
+    *("minilm", "e5", "use", "wordllama"),
+    *("bert-base-cased", "bert-base-uncased", "google/electra-base-discriminator", "roberta-base"),
 )
-"""Text models of the registry that are networks of transformers, whose untrained twins can be made."""
+"""Text models of the registry that read English, the language of the class names."""
 VISION = tuple(name for name, checkpoint in pretrained.REGISTRY.items() if checkpoint.kind == "vision")
 
 
@@ -38,7 +37,7 @@ LEAST_CLASSES = 100
 """Pairs of picture and description below which CKA says next to nothing."""
 PIXELS = 224
 """Side of the pictures that pretrained encoders get; they resize them as they need."""
-TOKENS = 64
+TOKENS, CHARACTERS = 64, 400
 """Of a class description; longer ones are cut."""
 BATCH = 100
 
@@ -146,28 +145,38 @@ def _imagenet_models(settings: Settings) -> dict[str, tuple[str, Trained]]:
 def _pretrained_members(
     pictures: Sequence, descriptions: list[str], device: torch.device, not_run: dict[str, str]
 ) -> dict[str, Member]:
-    """The pretrained models that can be had, each with an untrained network of its kind; others go to `not_run`."""
-    members, squares = {}, None
+    """The pretrained models that can be had, each with an untrained network of its kind; others go to `not_run`.
+
+    An encoder that comes without its network has no untrained twin.
+    """
+    members, squares, missing = {}, None, []
     for name in (*VISION, *ENGLISH):
         modality = "vision" if name in VISION else "language"
         try:
-            encoders = {"trained": frozen.encoder(name), "untrained": _fresh(name)}
-            tokens = frozen.tokenizer(name, TOKENS) if modality == "language" else None
-        except PretrainedError as error:
-            not_run[name] = str(error)
+            encoders = {"trained": frozen.encoder(name)}
+            if not pretrained.named(name).engine:
+                encoders["untrained"] = _fresh(name)
+            x = _read(name, descriptions) if modality == "language" else squares
+        except PretrainedError:
+            missing.append(name)
             continue
-        if tokens:
-            read = tokens.encode_batch(descriptions)
-            longest = max(sum(encoding.attention_mask) for encoding in read)  # padding costs time and says nothing
-            x = torch.tensor([encoding.ids[:longest] for encoding in read], dtype=torch.int32)
-        else:
-            squares = x = _squares(pictures, PIXELS) if squares is None else squares
+        if x is None:
+            squares = x = _squares(pictures, PIXELS)
         for kind, encoder in encoders.items():
             title = name if kind == "trained" else f"{name}, untrained"
             members[title] = Member(name, kind, modality, _codes(encoder.to(device), x, device))
-    for name in [name for name in READ_TOKENS if name not in ENGLISH]:
-        not_run[name] = "not made for English, the language of the class names, alone"
+    if missing:
+        not_run[", ".join(missing)] = "weights are not here; `invariances data --pretrained` says how to get each"
     return members
+
+
+def _read(name: str, descriptions: list[str]) -> torch.Tensor:
+    """Descriptions as a text encoder reads them, shape (n, length); padding costs time and says nothing."""
+    whole = bool(pretrained.named(name).engine)
+    tokens = frozen.tokenizer(name, CHARACTERS if whole else TOKENS)
+    read = tokens.encode_batch(descriptions)
+    longest = max(map(len, descriptions)) if whole else max(sum(encoding.attention_mask) for encoding in read)
+    return torch.tensor([encoding.ids[:longest] for encoding in read], dtype=torch.int32)
 
 
 def _fresh(name: str) -> frozen.Frozen:

@@ -44,9 +44,9 @@ from invariances import align, interval, ladder, zoo
 from invariances.paper import claims, figures, frames, plan, tables
 
 rows = plan.rows(settings)
-summary = plan.summary(rows)
+summary = frames.planned_table(plan.summary(rows), settings)
 display(Markdown(tables.banner(summary, settings.profile)))
-tables.show(summary, "What is trained and compared")
+tables.show(tables.planned(summary), "What is trained and compared")
 
 # %% [markdown]
 # ## Train

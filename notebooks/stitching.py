@@ -48,9 +48,9 @@ from invariances import align, interval, ladder, stitch, zoo
 from invariances.paper import claims, figures, frames, plan, tables
 
 rows = plan.rows(settings)
-summary = plan.summary(rows)
+summary = frames.planned_table(plan.summary(rows), settings)
 display(Markdown(tables.banner(summary, settings.profile)))
-tables.show(summary, "What is trained and stitched")
+tables.show(tables.planned(summary), "What is trained and stitched")
 
 # %% [markdown]
 # ## Train

@@ -45,9 +45,9 @@ from invariances.paper import claims, figures, frames, plan, tables
 from invariances.paper.studies import attention, conditions
 
 rows = plan.rows(settings)
-summary = plan.summary(rows)
+summary = frames.planned_table(plan.summary(rows), settings)
 display(Markdown(tables.banner(summary, settings.profile)))
-tables.show(summary, "What is trained and compared")
+tables.show(tables.planned(summary), "What is trained and compared")
 
 # %% [markdown]
 # ## Train

@@ -1,6 +1,8 @@
 import nbformat
 import pytest
+from filelock import FileLock
 
+from invariances import notebooks
 from invariances.errors import ParameterError, RunError
 from invariances.notebooks import normalised, root, run_section
 
@@ -51,3 +53,14 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     with pytest.raises(RunError, match=r"cannot be written .*; give another folder"):
         run_section("initialization", {}, tmp_path / "file" / "out")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_killed_runs_left_is_removed_and_what_goes_on_is_kept(tmp_path):
+    stale, under_way, own = tmp_path / ".running-stale", tmp_path / ".running-now", tmp_path / "kept"
+    for folder in (stale, under_way, own):
+        folder.mkdir()
+        (folder / ".lock").touch()
+        (folder / "initialization.csv").touch()
+    with FileLock(under_way / ".lock"):
+        notebooks._remove_stale(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".running-now", "kept"]

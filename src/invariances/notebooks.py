@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from invariances import errors
 from invariances.errors import RunError
@@ -17,6 +21,8 @@ from invariances.paper.settings import check
 
 __all__ = ["absolute_environment", "normalised", "root", "run_section"]
 
+RUNNING, LOCK = ".running-", ".lock"
+"""How the folder of a run begins while it goes on, and the file in it that the run holds."""
 EXPLAINED = tuple(name for name in errors.__all__ if name != "InvariancesError")
 """Names of the errors whose message already is one sentence that says what to do."""
 
@@ -69,7 +75,8 @@ def run_section(section: str, given: Mapping[str, Any], folder: Path, progress: 
     absolute_environment()  # the kernel runs in the temporary folder
     if given.get("data") not in (None, "auto", "builtin"):
         given = {**given, "data": str(Path(given["data"]).expanduser().absolute())}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".running-") as place:
+    _remove_stale(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=RUNNING) as place, FileLock(Path(place) / LOCK):
         output = Path(place) / source.name
         notebook = _executed(source, output, given, progress)
         nbformat.write(normalised(notebook), output)
@@ -87,6 +94,13 @@ def _make_folder(folder: Path, source: Path) -> None:
         raise RunError(f"{folder} cannot be written ({error.strerror}); give another folder") from error
     if same or folder.samefile(source.parent):
         raise RunError(f"{folder} holds the notebooks themselves; give another folder for their output")
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed runs left in a folder: a run that goes on holds the lock of its own."""
+    for lock in folder.glob(f"{RUNNING}*/{LOCK}"):
+        with suppress(Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _executed(source: Path, output: Path, given: Mapping[str, Any], progress: bool) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import related
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import binom, chi2, norm, ortho_group, rankdata
+from scipy.stats import binom, chi2, norm, ortho_group, pearson3, rankdata
 
 from invariances.metrics import neighbours as neighbour_family
 from invariances.metrics import nulls
@@ -180,10 +180,17 @@ def test_a_relation_of_few_samples_is_found(metric, n):
 
 
 @each_closed_form
-def test_p_of_more_samples_is_normal(metric):
+def test_p_of_more_samples_is_normal_but_for_kernels_whose_null_is_skewed(metric):
     x, y = related(nulls.FEW_SAMPLES + 1, 4, 4)
     found = compare(x, y, metric)
-    assert found.p == pytest.approx(norm.sf(found.z), rel=1e-12)
+    if not metric.startswith(("cka", "rsa")):
+        assert found.p == pytest.approx(norm.sf(found.z), rel=1e-12)
+        return
+    assert norm.sf(found.z) < found.p < 0.02
+    if metric == "cka":
+        values = [np.linalg.eigvalsh(np.cov(space.T)) for space in (x, y)]
+        skewness = np.sqrt(8) * np.prod([(v**3).sum() / (v**2).sum() ** 1.5 for v in values])
+        assert found.p == pytest.approx(pearson3.sf(found.z, skewness), rel=1e-5)
 
 
 @pytest.mark.parametrize("n", [6, 7])
@@ -633,3 +640,27 @@ def test_procrustes_of_unrelated_spaces_is_near_its_null():
     assert found.score == procrustes(x, y)
     assert abs(found.z) < 3
     assert abs(found.calibrated) < 0.02
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_debiased"])
+def test_p_of_unrelated_spaces_with_one_long_axis_is_no_smaller_than_chance(metric):
+    rng = np.random.default_rng(0)
+    scales = np.array([10.0, *[1.0] * 7])
+    p = np.array([compare(*(rng.normal(size=(2, 60, 8)) * scales), metric).p for _ in range(1500)])
+    for level in (0.05, 0.01, 0.002):
+        share, error = (p < level).mean(), math.sqrt(level / len(p))
+        assert share < level + 4 * error, level  # a normal tail has 5 times as many below 0.002
+        assert share > level / 3 - 4 * error
+    even = compare(*rng.normal(size=(2, 400, 60)), metric)
+    assert even.p == pytest.approx(norm.sf(even.z), rel=0.2)
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_rbf"])
+def test_p_of_few_axes_is_that_of_counted_permutations(metric):
+    rng = np.random.default_rng(1)
+    x, y = (rng.normal(size=(2, 80, 4)) * np.array([6.0, 1, 1, 1]))[:, :, :]
+    y = y + 0.35 * x
+    found = compare(x, y, metric)
+    scores = np.array([compare(x, y[rng.permutation(80)], metric).score for _ in range(1000)])
+    counted = (scores >= found.score).mean()
+    assert found.p == pytest.approx(counted, abs=4 * math.sqrt(max(counted, 0.002) / 1000), rel=0.5)

@@ -75,6 +75,13 @@ def test_the_longest_come_first_and_equals_stay_in_their_order():
     assert longest_first([]) == []
 
 
+def test_one_head_of_each_frozen_encoder_comes_before_the_others():
+    networks = [Network("pretrained", checkpoint=name) for name in ("a@1", "b@1")]
+    heads = [Recipe("0" * 20, "texts", "classification", n, Training(1), s) for n in networks for s in range(3)]
+    ordered = [group[0] for group in longest_first([(head,) for head in heads] + [(made(),)])]
+    assert ordered == [heads[0], heads[3], heads[1], heads[4], heads[2], heads[5], made()]
+
+
 def test_training_starts_with_the_longest_and_gives_the_same_models_in_any_order(tmp_path, monkeypatch):
     started = []
 

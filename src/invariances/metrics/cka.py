@@ -72,6 +72,14 @@ class _KernelState:
         return self.inner(self)
 
     @cached_property
+    def leading(self) -> float:
+        """How far few axes hold the variance: 1 for a single one.
+
+        The sum of the cubes of the kernel's eigenvalues, over the power of 1.5 of the sum of their squares.
+        """
+        return float((self.matrix @ self.matrix).mul(self.matrix).sum()) / self.power**1.5
+
+    @cached_property
     def summary(self) -> nulls.Kernel:
         """What the moments of an inner product with another kernel need of this one."""
         diagonal = self.diagonal
@@ -87,6 +95,13 @@ class LinearState(_KernelState):
     def inner(self, other: LinearState) -> float:
         """The inner product of two linear kernels, from their features."""
         return float((self.centred.T @ other.centred).square().sum(dtype=torch.float64))
+
+    @cached_property
+    def leading(self) -> float:
+        """As for every kernel, of the smaller of the two products of features, whose eigenvalues it has."""
+        x = self.centred / self.centred.norm(dtype=torch.float64).to(self.centred)
+        products = (x.T @ x if x.shape[1] <= len(x) else x @ x.T).double()
+        return float((products @ products).mul(products).sum() / products.square().sum() ** 1.5)
 
     @cached_property
     def matrix(self) -> torch.Tensor:
@@ -300,6 +315,11 @@ def within_kernel(a: _KernelState, b: _KernelState, size: float) -> float:
     return math.nan if a.classes is None else nulls.within_class_product(a.blocks, b.blocks) / size
 
 
+def skewness(a: _KernelState, b: _KernelState) -> float:
+    """Of the null of two kernels' inner product: of chi-squares, weighted by the products of their eigenvalues."""
+    return math.sqrt(8) * max(0.0, a.leading) * max(0.0, b.leading)
+
+
 def with_counted_p(known: Score, a: _KernelState, b: _KernelState) -> Score:
     """The score with p counted over permutations where there are few samples; otherwise as it is."""
     return few_samples_p(known, len(a.diagonal), lambda orders: a.permuted_inner(b, orders))
@@ -311,14 +331,16 @@ def _chance_kernel(a: _KernelState, b: _KernelState, score: float, permutations:
     null = nulls.kernel_moments(*shapes)
     # a space's CKA with itself is 1: what a perfect score is above chance, in geometric mean
     span = math.sqrt(shapes[0].room * shapes[1].room) / (shapes[0].n - 1)
-    known = with_counted_p(normal_score(score, null, within_kernel(a, b, _kernel_norm(a, b))), a, b)
+    within = within_kernel(a, b, _kernel_norm(a, b))
+    known = with_counted_p(normal_score(score, null, within, skewness=skewness(a, b)), a, b)
     return known._replace(calibrated=(score - null.mean) / span if span > 0 else math.nan)
 
 
 def chance_hollow(a: _KernelState, b: _KernelState, score: float, permutations: int) -> Score:
     """A score beside its nulls, for kernels that are U-centred."""
     deviation = nulls.hollow_deviation(len(a.diagonal), a.row_share, b.row_share)
-    known = with_counted_p(normal_score(score, Moments(0.0, deviation), within_kernel(a, b, _kernel_norm(a, b))), a, b)
+    within = within_kernel(a, b, _kernel_norm(a, b))
+    known = with_counted_p(normal_score(score, Moments(0.0, deviation), within, skewness=skewness(a, b)), a, b)
     return known._replace(calibrated=score)
 
 

@@ -39,6 +39,8 @@ SUBSAMPLE = 2000
 """Rows that the metrics of quadratic cost use where there are more; drawn once, by seed 0."""
 _ROUND_OFF = 1e-6
 """Scores that differ by no more count as equal: single precision cannot tell them apart."""
+_SKEWED = 0.02
+"""Skewness below which a null counts as normal."""
 
 
 class Score(NamedTuple):
@@ -57,8 +59,8 @@ class Score(NamedTuple):
     NaN where no shuffle changes the score.
     """
     p: float
-    """One-sided p-value of the null: normal in z (too small where few axes carry the variance), or counted over
-    permutations, as of at most 12 samples and of what is found by queries."""
+    """One-sided p-value of the null: normal in z; for kernels of a gamma distribution, since few axes that carry the
+    variance make it skewed; or counted over permutations, as of at most 12 samples and of what is found by queries."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,11 @@ class Metric:
         return table
 
 
-def normal_score(score: float, null: Moments, within: float, perfect: float = 1.0) -> Score:
-    """A score whose null is normal; `perfect` below the null means that low scores are close."""
+def normal_score(score: float, null: Moments, within: float, perfect: float = 1.0, skewness: float = 0.0) -> Score:
+    """A score whose null is normal, or skewed; `perfect` below the null means that low scores are close."""
     above = score - null.mean if perfect > null.mean else null.mean - score
     z = above / null.deviation if null.deviation > 1e-15 else math.nan
-    return Score(score, null.mean, within, _calibrated(score, null.mean, perfect), z, _p_value(z))
+    return Score(score, null.mean, within, _calibrated(score, null.mean, perfect), z, _p_value(z, skewness))
 
 
 def counted_score(score: float, draws: np.ndarray, within: float, perfect: float = 1.0) -> Score:
@@ -154,8 +156,13 @@ def _calibrated(score: float, null: float, perfect: float) -> float:
     return (score - null) / (perfect - null) if abs(perfect - null) >= _ROUND_OFF else math.nan
 
 
-def _p_value(z: float) -> float:
-    return math.nan if math.isnan(z) else math.erfc(z / math.sqrt(2)) / 2
+def _p_value(z: float, skewness: float) -> float:
+    """The upper tail of a gamma distribution of that skewness, of mean 0 and variance 1; normal where it has none."""
+    if math.isnan(z) or skewness < _SKEWED:
+        return math.nan if math.isnan(z) else math.erfc(z / math.sqrt(2)) / 2
+    shape = 4 / skewness**2
+    at = torch.tensor([shape, max(0.0, shape + z * math.sqrt(shape))], dtype=torch.float64)
+    return float(torch.special.gammaincc(at[0], at[1]))
 
 
 def centre(x: torch.Tensor) -> torch.Tensor:

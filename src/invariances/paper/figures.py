@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.decomposition import PCA
 
 from invariances.intervals import Interval
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.frames import across_groups
+from invariances.paper.frames import across_groups, shown_row
 from invariances.paper.plots import COLORS, Drawing, draw_legend, panels
 from invariances.paper.reported import ALIGNMENT, Reported
 from invariances.paper.rows import INVARIANCES
@@ -69,7 +70,7 @@ def alignment(section: str, frame: pd.DataFrame, intervals: Intervals) -> Drawin
             if isinstance(reported, Reported):
                 ax.plot(i - 0.22, reported.mean, "D", color="C3", markersize=5, label="reported")
         ax.set_xticks(range(len(INVARIANCES)), ["raw", "scale", "rotation\n(relative)", "affine"])
-        ax.set(title=row, ylabel=frame.metric.iloc[0])
+        ax.set(title=fill(shown_row(part), 42), ylabel=frame.metric.iloc[0])
         ax.grid(axis="y", color="0.92")
         ax.set_axisbelow(True)
     draw_legend(figure, axes)
@@ -173,7 +174,7 @@ def stitching(frame: pd.DataFrame) -> Drawing:
         for x, name in enumerate(names):
             _draw_retention(ax, x, part[part.invariance == name])
         ax.axhline(1, color="0.8", linewidth=1, zorder=0)
-        ax.set(title=row, ylabel="share of the ceiling kept")
+        ax.set(title=fill(row, 42), ylabel="share of the ceiling kept")
         ax.set_xticks(range(len(names)), names, rotation=30)
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     draw_legend(figure, axes)
@@ -209,7 +210,7 @@ def prediction(frame: pd.DataFrame) -> Drawing:
             ax.annotate(f"{line.invariance}: {found}", **place, color=color, fontsize=8, fontweight="bold")
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.4 * (high - low), high)  # room for the words below the points
-        ax.set(title=row, xlabel="calibrated alignment", ylabel="share of the ceiling kept")
+        ax.set(title=fill(row, 42), xlabel="calibrated alignment", ylabel="share of the ceiling kept")
     draw_legend(figure, axes)
     return Drawing(
         figure,
@@ -280,8 +281,9 @@ def _panel_per_row(frame: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], Non
     rows = list(dict.fromkeys(frame.row))
     figure, axes = panels(len(rows), 2, (4.2, height), extra_height=0.8, sharey=True)
     for row, ax in zip(rows, axes, strict=True):
-        draw(ax, frame[frame.row == row])
-        ax.set_title(row, fontsize=11)
+        part = frame[frame.row == row]
+        draw(ax, part)
+        ax.set_title(fill(shown_row(part), 48), fontsize=11)
         ax.set_axisbelow(True)
     draw_legend(figure, axes[:1], place="upper")
     return figure

@@ -13,7 +13,7 @@ import pandas as pd
 
 from invariances.paper.aligned import ALIGNED
 from invariances.paper.claims import FINDINGS, judge_by_retrieval, judge_finding
-from invariances.paper.frames import read_table
+from invariances.paper.frames import read_table, shown_row
 from invariances.paper.judging import FAILS, HOLDS, IN_PART, NOT_JUDGED, UNTESTABLE, Outcome, Verdict
 from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES, row_named
@@ -58,11 +58,13 @@ def write(results: str | Path, into: str | Path) -> dict[str, Verdict]:
     -------
     dict from lines of the overview to Verdict, as `judged` gives it
     """
-    verdicts, into = judged(read(results), _of_retrieval(Path(results))), Path(into)
+    frames, into = read(results), Path(into)
+    verdicts = judged(frames, _of_retrieval(Path(results)))
+    names = {row: shown_row(part) for frame in frames.values() for row, part in frame.groupby("row", sort=False)}
     into.mkdir(parents=True, exist_ok=True)
     (into / "overview.md").write_text(overview(verdicts), encoding="utf-8")
     for number in FINDINGS:
-        text = snippet(number, verdicts[str(number)]) + _second_line(verdicts, number)
+        text = snippet(number, verdicts[str(number)], names) + _second_line(verdicts, number, names)
         (into / f"finding_{number}.md").write_text(text, encoding="utf-8")
     outcomes(verdicts).to_csv(into / "outcomes.csv", index=False)
     return verdicts
@@ -94,11 +96,11 @@ def _of_retrieval(results: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-def _second_line(verdicts: Mapping[str, Verdict], number: int) -> str:
+def _second_line(verdicts: Mapping[str, Verdict], number: int, names: Mapping[str, str]) -> str:
     verdict = verdicts.get(f"{number}, by retrieval")
     if verdict is None:
         return ""
-    parts = [f"**By retrieval: {shown(verdict)}.** {verdict.sentence} {verdict.reason}", _rows(verdict, ALIGNED)]
+    parts = [f"**By retrieval: {shown(verdict)}.** {verdict.sentence} {verdict.reason}", _rows(verdict, ALIGNED, names)]
     return "\n" + "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -139,7 +141,7 @@ def shown(verdict: Verdict) -> str:
     return f"{MARKS[verdict.verdict]} {verdict.verdict}"
 
 
-def snippet(number: int, verdict: Verdict) -> str:
+def snippet(number: int, verdict: Verdict, names: Mapping[str, str]) -> str:
     """One finding: claim, reported numbers, where the evidence stands, verdict, and what each row says, as Markdown."""
     links = ", ".join(f"[{TITLES[section]}](results/{section}.ipynb)" for section in EVIDENCE[number])
     parts = [
@@ -147,22 +149,24 @@ def snippet(number: int, verdict: Verdict) -> str:
         f"**Reported.** {reported(number)}",
         f"**Measured.** In the tables and figures of: {links}.",
         " ".join(filter(None, (f"**Verdict: {shown(verdict)}.**", verdict.sentence, verdict.reason))),
-        _rows(verdict, EVIDENCE[number]),
+        _rows(verdict, EVIDENCE[number], names),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _rows(verdict: Verdict, sections: Sequence[str]) -> str:
+def _rows(verdict: Verdict, sections: Sequence[str], names: Mapping[str, str]) -> str:
     """What each row says, as a Markdown table; empty where nothing was judged."""
-    cells = [(_linked(o, sections), SUPPORT[o.supports], o.evidence) for o in verdict.outcomes]
+    cells = [(_linked(o, sections, names), SUPPORT[o.supports], o.evidence) for o in verdict.outcomes]
     return markdown_table(("Row", "Outcome", "Evidence"), cells).rstrip() if cells else ""
 
 
-def _linked(outcome: Outcome, sections: Sequence[str]) -> str:
+def _linked(outcome: Outcome, sections: Sequence[str], names: Mapping[str, str]) -> str:
     """The outcome's row, as a link to the first of the sections that has it; a row may end in how it was stitched."""
     section_of = {row.name: section for section in reversed(sections) for row in ROWS[section]}
-    section = section_of.get(outcome.row) or section_of.get(outcome.row.rpartition(": ")[0])
-    return f"[{outcome.row}](results/{section}.ipynb)" if section else outcome.row
+    row = outcome.row if outcome.row in section_of else outcome.row.rpartition(": ")[0]
+    if row not in section_of:
+        return outcome.row
+    return f"[{names.get(row, row)}{outcome.row.removeprefix(row)}](results/{section_of[row]}.ipynb)"
 
 
 def reported(number: int) -> str:

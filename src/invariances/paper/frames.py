@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
 from invariances.errors import RunError
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.plan import UNTRAINED, PlannedRow, with_head
+from invariances.paper.plan import UNTRAINED, PlannedRow, sized, with_head
+from invariances.paper.profiles import PROFILES
+from invariances.paper.rows import row_named
 from invariances.paper.settings import Settings
+from invariances.threads import cores
+from invariances.zoo.models import device_named
 from invariances.zoo.pretrained import named
 from invariances.zoo.recipes import Network, Recipe
+from invariances.zoo.trained import machine
 
 __all__ = [
     "across_groups",
@@ -20,8 +29,10 @@ __all__ = [
     "groups_of",
     "model_scores",
     "over_groups",
+    "planned_table",
     "read_table",
     "save_table",
+    "shown_row",
     "with_alignment",
 ]
 
@@ -56,6 +67,40 @@ def read_table(name: str, folder: str | Path) -> pd.DataFrame:
         section = name.partition("_")[0]
         raise RunError(f"there is no {path.name} in {folder}; run the section first: invariances run {section}")
     return pd.read_csv(path)
+
+
+def planned_table(summary: pd.DataFrame, settings: Settings, folder: str | Path = ".") -> pd.DataFrame:
+    """Save a section's plan as ``<section>_plan.csv``, with when, by which code and where it is run.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        As `plan.summary` gives it.
+    settings : Settings
+    folder : path
+
+    Returns
+    -------
+    DataFrame
+        With the columns date, commit and machine as well.
+    """
+    facts = {"profile": settings.profile, "date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": _commit()}
+    facts["machine"] = f"{machine(device_named(settings.device))}, {cores()} cores"
+    return save_table(summary.assign(**facts), f"{settings.section}_plan", folder)
+
+
+def _commit() -> str:
+    """The commit of the code that runs, or its version where it is installed apart from its repository."""
+    here = Path(__file__).resolve()
+    git = ["git", "-C", str(here.parent)]
+    try:
+        known = subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=False)
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return f"version {version('invariances')}"
+    if known.returncode or head.returncode:
+        return f"version {version('invariances')}"
+    return head.stdout.strip()
 
 
 def model_scores(plan: Mapping[str, PlannedRow], models: Mapping) -> pd.DataFrame:
@@ -194,6 +239,28 @@ def _over_heads(stitches: pd.DataFrame) -> pd.DataFrame:
     grouped = stitches.groupby(key, sort=False, as_index=False)
     rules = {name: "mean" if name in MEANS else "first" for name in stitches.columns if name not in key}
     return pd.DataFrame(grouped.agg(rules)).assign(heads=grouped.size()["size"])[[*stitches.columns, "heads"]]
+
+
+def shown_row(part: pd.DataFrame) -> str:
+    """What a row is called where it is shown: networks by their real size, ImageNet by what of it is there.
+
+    Parameters
+    ----------
+    part : DataFrame
+        Lines of one row of a section's table, with the columns row, profile, data and n_train.
+    """
+    first = part.iloc[0]
+    row, name = row_named(first.row), str(first.row)
+    if row is None or not {"profile", "data", "n_train"} <= set(part):
+        return name
+    networks = PROFILES[first.profile].networks
+    for variant in row.variants:
+        if variant.label in name and variant.network in networks:
+            name = re.sub(rf"\b{re.escape(variant.label)}\b", sized(variant.label, networks[variant.network]), name)
+    subset = str(first.data).removeprefix("imagenet, ")
+    if row.dataset == "imagenet" and subset != first.data:
+        name = name.replace("ImageNet", f"ImageNet ({subset}, {first.n_train:,} pictures)")
+    return name
 
 
 def across_groups(frame: pd.DataFrame) -> pd.DataFrame:

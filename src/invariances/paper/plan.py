@@ -7,7 +7,7 @@ compared and stitched.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ __all__ = [
     "quality",
     "recipes",
     "rows",
+    "sized",
     "stitched",
     "summary",
     "trained",
@@ -300,6 +301,17 @@ def _training(variant: Variant, network: Network, settings: Settings) -> Trainin
     if masked:
         base["masked_epochs"] = sizes.epochs["masked"]
     return Training(**{**base, **dict(variant.training)})
+
+
+def sized(label: str, network: Network | Mapping) -> str:
+    """A transformer's name with its real size, layers × width; other networks as they are called.
+
+    ViT-Small and BERT are names of far larger networks than most profiles train.
+    """
+    fields = network if isinstance(network, Mapping) else asdict(network)
+    if fields["family"] not in ("vit", "bert", "roberta"):
+        return label
+    return f"{label} ({fields['depth']} × {fields['dim']})"
 
 
 def not_run(plan: Plan) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pandas.io.formats.style import Styler
 
 from invariances.intervals import Interval, difference, interval
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.frames import across_groups, groups_of
+from invariances.paper.frames import across_groups, groups_of, shown_row
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import INVARIANCES, ROWS
 from invariances.paper.stitched import predictions
@@ -36,6 +36,7 @@ __all__ = [
     "mean_with_bounds",
     "models",
     "number",
+    "planned",
     "prediction",
     "show",
     "stitching",
@@ -79,8 +80,9 @@ def alignment(
     for name in own or names:
         cells = ALIGNMENT[section].get(name, {})
         part = across_groups(frame.loc[frame.row == name])
+        shown = shown_row(part) if len(part) else name
         for invariance, title in INVARIANCES.items():
-            line = {"Row": name, "Invariance": title, "Reported": str(cells.get(invariance, "not in the paper"))}
+            line = {"Row": shown, "Invariance": title, "Reported": str(cells.get(invariance, "not in the paper"))}
             pairs = part[part.invariance == invariance]
             itself = frame[(frame.row == name) & (frame.kind == "self") & (frame.invariance == invariance)]
             span = intervals.get((name, invariance))
@@ -269,7 +271,7 @@ def _ladder_line(row: str, part: pd.DataFrame) -> dict[str, str]:
     notes = [next(iter(spans.values())).note]
     notes += ["widths differ: all classes but affine zero-pad the narrower space"] if padded else []
     return {
-        "Row": row,
+        "Row": shown_row(part),
         "Structure of T": class_title(verdict.invariance) + (" (weak)" if verdict.weak else ""),
         "Pairs, each by itself": ", ".join(f"{class_title(name)} {share:.0%}" for name, share in shares.items()),
         **{f"Explained by {class_title(name)}": mean_with_bounds(span) for name, span in spans.items()},
@@ -351,20 +353,33 @@ def mean_with_bounds(span: Interval, digits: int = 2) -> str:
 
 
 def banner(frame: pd.DataFrame, profile: str) -> str:
-    """Markdown that says at the top of a results page what its numbers are worth, and which data they come from.
+    """Markdown that says at the top of a page what its numbers are worth, and what they come from.
 
     Parameters
     ----------
     frame : DataFrame
-        With the columns data and source; a source of "-" is none.
+        With the column data; of a section's plan, with its sizes, and when, by which code and where it was run.
     profile : str
     """
-    run = frame[frame.source != "-"]
-    used = "; ".join(dict.fromkeys(f"{data} ({source})" for data, source in zip(run.data, run.source, strict=True)))
     size = {
         "smoke": "**Smoke size.** Embedded stand-in data and tiny networks: these numbers show that every step runs, "
         "they do not speak for or against the paper, and no verdict is passed on them.",
         "laptop": "**Laptop size.** Real data at the size of a laptop run.",
         "full": "**Full size.** Whole data sets.",
     }[profile]
-    return f"> {size}\n>\n> Data used: {used}."
+    run = frame[frame.models > 0] if "models" in frame else frame
+    lines = [size, f"Data used: {'; '.join(dict.fromkeys(run.data))}."]
+    if "commit" in run:
+        first = run.iloc[0]
+        lines.insert(
+            1,
+            f"{len(run)} rows, {run.models.sum()} models; {_range(run['training samples'])} training samples, "
+            f"{_range(run.anchors)} anchors, {_range(run['test samples'])} test samples. Run on {first.date} by commit "
+            f"{first.commit}, {first.machine}.",
+        )
+    return "\n>\n".join(f"> {line}" for line in lines)
+
+
+def planned(frame: pd.DataFrame) -> pd.DataFrame:
+    """A section's plan as a table: what does not differ by row stands in the banner."""
+    return frame.drop(columns=["source", "profile", "date", "commit", "machine"]).rename(columns=str.capitalize)

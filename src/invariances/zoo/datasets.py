@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -117,8 +118,25 @@ def prepare(view: View) -> Prepared:
         del spec["coarse"]
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:20]
     note = store.fetch("arrays", key, lambda: decode(view, found)).note
-    title = f"{found.title}, {len(note['classes'])} coarse classes" if view.coarse else found.title
-    return Prepared(key=key, title=title, source=found.source, **note)
+    return Prepared(key=key, title=_title(found, view, note["classes"]), source=found.source, **note)
+
+
+IMAGENETTE = {
+    *("tench", "English springer", "cassette player", "chain saw", "church"),
+    *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
+}
+"""The classes of the subset of ImageNet that goes by this name."""
+
+
+def _title(found: Located, view: View, classes: Sequence[str]) -> str:
+    """What tables call a data set: its name, and of how many classes where these are not those that it is known by."""
+    whole = source_named(view.dataset).classes
+    if view.coarse:
+        return f"{found.title}, {len(classes)} coarse classes"
+    if view.data == "builtin" or whole is None or len(classes) == whole.count:
+        return found.title
+    named = " (Imagenette)" if {name.partition(",")[0] for name in classes} == IMAGENETTE else ""
+    return f"{found.title}, {len(classes)} classes{named}"
 
 
 def load(key: str) -> store.Artefact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -27,13 +28,22 @@ def longest_first(groups: Sequence[tuple[Recipe, ...]]) -> list[tuple[Recipe, ..
     """Put recipes that are trained together before others that take less.
 
     Where several processes take one after the other, no long one is then left for the end, when the others have
-    nothing more to do. Which model a recipe gives does not hang on the order.
+    nothing more to do. Of the heads that read one frozen encoder, the first makes its codes and the rest come later, so
+    that no process waits for them. Which model a recipe gives does not hang on the order.
     """
     kinds = {replace(group[0], seed=0) for group in groups}
     if len(kinds) < 2:
         return list(groups)
     known = {kind: effort(kind) for kind in kinds}
-    return sorted(groups, key=lambda group: -len(group) * known[replace(group[0], seed=0)])
+    turns: Counter[tuple] = Counter()
+
+    def place(group: tuple[Recipe, ...]) -> tuple[float, int]:
+        recipe = group[0]
+        codes = (recipe.data, recipe.network) if recipe.network.family == "pretrained" else ()
+        turns[codes] += bool(codes)
+        return -len(group) * known[replace(recipe, seed=0)], turns[codes]
+
+    return sorted(groups, key=place)
 
 
 def effort(recipe: Recipe) -> float:

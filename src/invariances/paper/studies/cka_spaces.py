@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from invariances.alignment import align
-from invariances.paper.plan import PlannedRow
+from invariances.paper.plan import PlannedRow, sized
 from invariances.paper.studies.cka_tables import COLUMNS, FORMS, PICTURES, TEXTS
 from invariances.zoo import workers
 from invariances.zoo.recipes import Recipe
@@ -62,11 +62,11 @@ def architectures(rows: Mapping[str, PlannedRow], field: str, modality: str) -> 
     found = {}
     for planned in rows.values():
         for group in planned.groups if planned.row.modality == modality else ():
-            title = ARCHITECTURES[group.variant.network]
             for i, recipe in enumerate(getattr(group, field).values()):
+                title = sized(ARCHITECTURES[group.variant.network], recipe.network)
                 found.setdefault(f"{title} {i}", (title, recipe))
     order = list(ARCHITECTURES.values())
-    return dict(sorted(found.items(), key=lambda item: order.index(item[1][0])))
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1][0].partition(" (")[0])))
 
 
 def compare(name: str, members: Mapping[str, Member], data: str) -> pd.DataFrame:

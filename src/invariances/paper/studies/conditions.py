@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 import seaborn as sns
 
 from invariances.intervals import interval
-from invariances.paper.frames import groups_of
+from invariances.paper.frames import groups_of, shown_row
 from invariances.paper.plots import Drawing
 from invariances.paper.rows import INVARIANCES
 from invariances.paper.tables import number
@@ -141,7 +142,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         by_kind = own.set_index("kind")
         raw = [f"{by_kind.score[kind]:z.2f}" for kind in KINDS[:3]]
         first = by_kind.loc["across"]
-        line = {"Row": row, "Invariance": INVARIANCES[invariance]}
+        line = {"Row": shown_row(frame[frame.row == row]), "Invariance": INVARIANCES[invariance]}
         titles = ("Across", "Within the first", "Within the second")
         line |= {title: _with_bounds(by_kind.loc[kind]) for title, kind in zip(titles, KINDS, strict=False)}
         line |= {"Across minus within": number(first.difference), "p, relabelled": number(first.p, 3)}
@@ -177,7 +178,7 @@ def figure(frame: pd.DataFrame) -> Drawing:
         ax.set_visible(False)
     for row, ax in zip(rows, axes.flat, strict=False):
         _panel(ax, frame[frame.row == row], found[found.row == row])
-        ax.set_title(row, fontsize=10)
+        ax.set_title(fill(shown_row(frame[frame.row == row]), 40), fontsize=10)
     entries = {}
     for ax in axes.flat[: len(rows)]:
         entries |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from invariances.alignment import align
 from invariances.intervals import interval
 from invariances.paper import plan
 from invariances.paper.aligned import ALIGNED, BY_RETRIEVAL
-from invariances.paper.frames import across_groups, described, groups_of, save_table
+from invariances.paper.frames import across_groups, described, groups_of, save_table, shown_row
 from invariances.paper.plots import COLORS, HOLLOW, Drawing, draw_legend, panels
 from invariances.paper.rows import TITLES
 from invariances.paper.settings import Settings, check
@@ -43,7 +44,7 @@ SCORED = {"smoke": 100}
 KINDS = ("trained", "untrained")
 COLUMNS = [
     *("section", "row", "kind", "model_a", "model_b", "group_a", "group_b", "invariance", "metric"),
-    *("score", "null", "null_within_class", "calibrated", "gallery", "k", "n_anchors", "data", "source", "profile"),
+    *("score", "null", "null_within_class", "calibrated", "gallery", "k", "n_anchors", "data", "n_train", "profile"),
 ]
 """Of the study's table, one line per ordered pair of models and invariance; those of rows with two groups are across
 them."""
@@ -145,7 +146,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         untrained = frame[(frame.kind == "untrained") & (frame.row == row)]
         of_best = untrained[untrained.invariance == means.idxmax()]
         lines.append(
-            {"Row": row}
+            {"Row": shown_row(part)}
             | {COMPARED[name].capitalize(): mean_with_bounds(span) for name, span in spans.items()}
             | {
                 "Highest": COMPARED[str(means.idxmax())],
@@ -185,7 +186,7 @@ def _draw_rows(ax: Axes, part: pd.DataFrame) -> None:
         ax.hlines(y, [span.low for span in spans], [span.high for span in spans], color=color, linewidth=1.5)
         face = "white" if name in HOLLOW else color
         ax.plot([span.mean for span in spans], y, "o", color=color, markerfacecolor=face, markersize=4.5, label=title)
-    ax.set_yticks(range(len(rows)), rows)
+    ax.set_yticks(range(len(rows)), [fill(shown_row(part[part.row == row]), 36) for row in rows])
     ax.set(xlim=(-0.05, 1.05), ylim=(len(rows) - 0.5, -0.5))
     ax.grid(axis="x", color="0.93")
     ax.set_axisbelow(True)

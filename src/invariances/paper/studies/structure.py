@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from invariances.ladders import ALL_PAIRS
 from invariances.paper.aligned import ALIGNED
 from invariances.paper.figures import LOWEST
-from invariances.paper.frames import read_table
+from invariances.paper.frames import read_table, shown_row
 from invariances.paper.rows import TITLES
 from invariances.paper.tables import (
     banner,
@@ -83,8 +84,9 @@ def pages(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     titles = [*(explained.get(column, column) for column in before), "Affine beyond similarity", *after, "Data"]
     lines = []
     for section, rows in listed.items():
-        for line in rows.to_dict("records"):
-            beyond = beyond_similarity(frames[section][frames[section].row == line["Row"]])
+        parts = [part for _, part in frames[section].groupby("row", sort=False)]
+        for line, part in zip(rows.to_dict("records"), parts, strict=True):
+            beyond = beyond_similarity(part)
             cells = [f"[{line['Row']}](results/{section}.ipynb)", *(line[column] for column in before)]
             cells += [mean_with_bounds(beyond, 3), *(line[column] for column in after), line["Data"].partition(";")[0]]
             lines.append(cells)
@@ -122,7 +124,7 @@ def overview(frames: Mapping[str, pd.DataFrame]) -> Figure:
         for y, row in enumerate(rows):
             ax.annotate(_verdict_words(frame[frame.row == row]), (1.04, y), va="center", fontsize=8.5)
         ax.axvline(0, color="0.6", linewidth=1)
-        ax.set_yticks(range(len(rows)), rows)
+        ax.set_yticks(range(len(rows)), [fill(shown_row(frame[frame.row == row]), 44) for row in rows])
         ax.set(xlim=(LOWEST - 0.05, 1.4), ylim=(len(rows) - 0.5, -0.5))
         ax.set_title(f"{TITLES[section]} (right: what the ladder chose)", fontsize=10, loc="left")
         ax.grid(color="0.93")

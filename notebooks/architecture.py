@@ -11,6 +11,19 @@
 #
 # Two architectures, trained on the same data: which invariance makes their spaces comparable?
 #
+# The paper claims that *affine invariance* aligns best across architectures.
+#
+# ```{glue:md} architecture_answer
+# :format: myst
+# ```
+#
+# ```{glue:figure} architecture_figure
+# :alt: Alignment by invariance for every pair of architectures: pairs of models, chance, the 95 % interval over models, and the reported value
+# :name: fig-architecture
+#
+# Alignment across architectures by invariance, with what chance alone would give.
+# ```
+#
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
 
 # %% tags=["parameters", "hide-input"]
@@ -39,7 +52,7 @@ settings = read("architecture", globals())
 from IPython.display import Markdown, display
 
 from invariances import align, interval, ladder, zoo
-from invariances.paper import claims, figures, frames, plan, tables
+from invariances.paper import claims, figures, frames, leads, plan, sentences, tables
 from invariances.paper.studies import cka_map, cka_tables, conditions
 
 rows = plan.rows(settings)
@@ -56,7 +69,9 @@ tables.show(tables.planned(summary), "What is trained and compared")
 models = zoo.train(plan.recipes(rows), device=settings.device)
 scores = frames.model_scores(rows, models)
 quality = frames.save_table(scores, "architecture_models")
-tables.show(tables.models(quality), "How well the models do their own task, on the test split")
+caption = "How well the models do their own task, on the test split"
+display(tables.show(tables.models(quality), caption))
+sentences.shows(sentences.models(quality))
 
 # %% [markdown]
 # ## Embed
@@ -90,11 +105,20 @@ results = frames.save_table(frames.described(alignment, rows, settings), "archit
 trained = results[results.kind == "trained"].groupby(["row", "invariance"], sort=False)
 pairs = {key: frames.across_groups(part) for key, part in trained}
 intervals = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
-shown = tables.alignment("architecture", results, intervals, plan.not_run(rows))
-tables.show(shown, "Alignment across architectures, reported and measured")
+lead = leads.alignment("architecture", results, intervals, plan.not_run(rows))
+display(tables.show(lead, "Alignment across architectures, reported and measured"))
+sentences.shows(sentences.scores(results))
+
+# %% [markdown]
+# Scale invariance has no line: under cosine it equals raw spaces by definition. All columns:
 
 # %% tags=["hide-input"]
-figures.alignment("architecture", results, intervals)
+whole = tables.alignment("architecture", results, intervals, plan.not_run(rows))
+tables.fold(whole, "Nulls, untrained networks, data and notes of every line")
+
+# %% tags=["hide-input", "remove-output"]
+figure = figures.alignment("architecture", results, intervals)
+figure
 
 # %% [markdown]
 # ## Within an architecture and across
@@ -105,7 +129,8 @@ figures.alignment("architecture", results, intervals)
 
 # %% tags=["hide-input"]
 caption = "Calibrated alignment across and within the two architectures of each row"
-tables.show(conditions.table(results), caption)
+display(tables.show(conditions.table(results), caption))
+sentences.shows(sentences.conditions(conditions.cells(results)))
 
 # %% tags=["hide-input"]
 conditions.figure(results)
@@ -130,7 +155,9 @@ cka_tables.figure_pictures(cka)
 
 # %% tags=["hide-input"]
 caption = "CKA within and across architectures, with 95 % intervals over networks"
-tables.show(cka_tables.blocks(cka), caption)
+blocks = cka_tables.blocks(cka)
+display(tables.show(blocks, caption))
+sentences.shows(sentences.cka(blocks))
 
 # %% [markdown]
 # ## Vision and language
@@ -147,10 +174,10 @@ cka_tables.figure_pretrained(cka)
 
 # %% tags=["hide-input"]
 caption = "CKA within vision, within language and across, with 95 % intervals over models"
-tables.show(cka_tables.by_modality(cka), caption)
-
-# %% tags=["hide-input"]
-tables.show(cka_tables.cross_modal(cka), "CKA between vision and language, beside chance")
+display(tables.show(cka_tables.by_modality(cka), caption))
+cross = cka_tables.cross_modal(cka)
+display(tables.show(cross, "CKA between vision and language, beside chance"))
+sentences.shows(sentences.cross_modal(cross))
 
 # %% tags=["hide-input"]
 tables.show(cka_tables.left_out(compared.not_run), "Models that are not compared here")
@@ -171,7 +198,9 @@ maps = ladder(
     workers=zoo.spread,
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "architecture_ladder")
-tables.show(tables.ladder(steps), "Which maps lead from one architecture's space to the other's")
+caption = "Which maps lead from one architecture's space to the other's"
+display(tables.show(tables.ladder(steps), caption))
+sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
 figures.ladder(steps)
@@ -182,7 +211,9 @@ figures.ladder(steps)
 
 # %% tags=["hide-input"]
 values = frames.described(maps.singular_values, rows, settings)
-figures.singular_values(frames.save_table(values, "architecture_singular_values"))
+saved = frames.save_table(values, "architecture_singular_values")
+display(figures.singular_values(saved))
+sentences.shows(sentences.singular_values(steps))
 
 # %% [markdown]
 # ## The key finding
@@ -195,3 +226,5 @@ verdict
 from myst_nb import glue
 
 glue("architecture_verdict", verdict.verdict, display=False)
+glue("architecture_answer", verdict.answer(), display=False)
+glue("architecture_figure", figure, display=False)

@@ -12,6 +12,19 @@
 # The same network, trained on the same data from different random seeds: which invariance makes its spaces
 # comparable?
 #
+# The paper claims that *rotation invariance* (relative representations) aligns best across random seeds.
+#
+# ```{glue:md} initialization_answer
+# :format: myst
+# ```
+#
+# ```{glue:figure} initialization_figure
+# :alt: Alignment by invariance for every row: pairs of models, chance, the 95 % interval over models, and the reported value
+# :name: fig-initialization
+#
+# Alignment across random seeds by invariance, with what chance alone would give.
+# ```
+#
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
 
 # %% tags=["parameters", "hide-input"]
@@ -41,7 +54,7 @@ settings = read("initialization", globals())
 from IPython.display import Markdown, display
 
 from invariances import align, interval, ladder, zoo
-from invariances.paper import claims, figures, frames, plan, tables
+from invariances.paper import claims, figures, frames, leads, plan, sentences, tables
 
 rows = plan.rows(settings)
 summary = frames.planned_table(plan.summary(rows), settings)
@@ -58,7 +71,9 @@ tables.show(tables.planned(summary), "What is trained and compared")
 models = zoo.train(plan.recipes(rows), device=settings.device)
 scores = frames.model_scores(rows, models)
 quality = frames.save_table(scores, "initialization_models")
-tables.show(tables.models(quality), "How well the models do their own task, on the test split")
+caption = "How well the models do their own task, on the test split"
+display(tables.show(tables.models(quality), caption))
+sentences.shows(sentences.models(quality))
 
 # %% [markdown]
 # ## Embed
@@ -92,11 +107,20 @@ results = frames.save_table(frames.described(alignment, rows, settings), "initia
 trained = results[results.kind == "trained"].groupby(["row", "invariance"], sort=False)
 pairs = {key: frames.across_groups(part) for key, part in trained}
 intervals = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
-shown = tables.alignment("initialization", results, intervals, plan.not_run(rows))
-tables.show(shown, "Alignment across random seeds, reported and measured")
+lead = leads.alignment("initialization", results, intervals, plan.not_run(rows))
+display(tables.show(lead, "Alignment across random seeds, reported and measured"))
+sentences.shows(sentences.scores(results))
+
+# %% [markdown]
+# Scale invariance has no line: under cosine it equals raw spaces by definition. All columns:
 
 # %% tags=["hide-input"]
-figures.alignment("initialization", results, intervals)
+whole = tables.alignment("initialization", results, intervals, plan.not_run(rows))
+tables.fold(whole, "Nulls, untrained networks, data and notes of every line")
+
+# %% tags=["hide-input", "remove-output"]
+figure = figures.alignment("initialization", results, intervals)
+figure
 
 # %% [markdown]
 # ## Two spaces side by side
@@ -126,7 +150,9 @@ maps = ladder(
     workers=zoo.spread,
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "initialization_ladder")
-tables.show(tables.ladder(steps), "Which maps lead from one seed's space to another's")
+caption = "Which maps lead from one seed's space to another's"
+display(tables.show(tables.ladder(steps), caption))
+sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
 figures.ladder(steps)
@@ -138,7 +164,9 @@ figures.ladder(steps)
 
 # %% tags=["hide-input"]
 values = frames.described(maps.singular_values, rows, settings)
-figures.singular_values(frames.save_table(values, "initialization_singular_values"))
+saved = frames.save_table(values, "initialization_singular_values")
+display(figures.singular_values(saved))
+sentences.shows(sentences.singular_values(steps))
 
 # %% [markdown]
 # ## The key finding
@@ -151,3 +179,5 @@ verdict
 from myst_nb import glue
 
 glue("initialization_verdict", verdict.verdict, display=False)
+glue("initialization_answer", verdict.answer(), display=False)
+glue("initialization_figure", figure, display=False)

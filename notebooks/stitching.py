@@ -15,6 +15,20 @@
 # *orthogonal* fit a map on the anchors that carries the codes of one encoder into the space of the other. *Product*
 # describes a sample by four similarities to the anchors at once; its heads were trained on frozen encoders.
 #
+# The paper claims that encoders and heads that were trained apart work together, without further training, once
+# both use relative representations or an affine map connects them.
+#
+# ```{glue:md} stitching_answer
+# :format: myst
+# ```
+#
+# ```{glue:figure} stitching_figure
+# :alt: Share of the ceiling that stitching keeps by invariance for every row, with its controls
+# :name: fig-stitching
+#
+# Share of the ceiling that stitching keeps, with its controls.
+# ```
+#
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
 
 # %% tags=["parameters", "hide-input"]
@@ -45,7 +59,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from invariances import align, interval, ladder, stitch, zoo
-from invariances.paper import claims, figures, frames, plan, tables
+from invariances.paper import claims, figures, frames, leads, plan, sentences, tables
 
 rows = plan.rows(settings)
 summary = frames.planned_table(plan.summary(rows), settings)
@@ -63,7 +77,9 @@ tables.show(tables.planned(summary), "What is trained and stitched")
 models = zoo.train(plan.recipes(rows), device=settings.device)
 scores = frames.model_scores(rows, models)
 quality = frames.save_table(scores, "stitching_models")
-tables.show(tables.models(quality), "How well the models do their own task, on the test split")
+caption = "How well the models do their own task, on the test split"
+display(tables.show(tables.models(quality), caption))
+sentences.shows(sentences.models(quality))
 
 # %% [markdown]
 # ## Embed
@@ -135,13 +151,19 @@ results = frames.save_table(frames.described(scores, rows, settings), "stitching
 
 # %% tags=["hide-input"]
 real = results[results.control == "none"].groupby(["row", "invariance"], sort=False)
-pairs = {key: frames.across_groups(part) for key, part in real}
+pairs = {key: frames.over_groups(frames.across_groups(part)) for key, part in real}
 intervals = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
-shown = tables.stitching(results, intervals, plan.not_run(rows))
-tables.show(shown, "Zero-shot stitching, reported and measured")
+lead = leads.stitching(results, intervals, plan.not_run(rows))
+display(tables.show(lead, "Zero-shot stitching, reported and measured"))
+sentences.shows(sentences.stitching(results))
 
 # %% tags=["hide-input"]
-figures.stitching(results)
+whole = tables.stitching(results, intervals, plan.not_run(rows))
+tables.fold(whole, "Controls, ceilings, data and notes of every line")
+
+# %% tags=["hide-input", "remove-output"]
+figure = figures.stitching(results)
+figure
 
 # %% [markdown]
 # ## What stitched pictures look like
@@ -167,7 +189,8 @@ for row in plan.autoencoders(rows):
 
 # %% tags=["hide-input"]
 caption = "Rank correlation of alignment with the share of the ceiling that stitching keeps"
-tables.show(tables.prediction(results), caption)
+display(tables.show(tables.prediction(results), caption))
+sentences.shows(sentences.prediction(results))
 
 # %% tags=["hide-input"]
 figures.prediction(results)
@@ -187,7 +210,9 @@ maps = ladder(
     workers=zoo.spread,
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "stitching_ladder")
-tables.show(tables.ladder(steps), "Which maps lead from one model's space to another's")
+caption = "Which maps lead from one model's space to another's"
+display(tables.show(tables.ladder(steps), caption))
+sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
 figures.ladder(steps)
@@ -203,3 +228,5 @@ verdict
 from myst_nb import glue
 
 glue("stitching_verdict", verdict.verdict, display=False)
+glue("stitching_answer", verdict.answer(), display=False)
+glue("stitching_figure", figure, display=False)

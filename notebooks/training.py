@@ -12,6 +12,20 @@
 # The same network, trained in two ways (optimizer, learning rate, augmentation, batch size): which invariance makes
 # the spaces comparable?
 #
+# The paper claims that it depends on what varies: rotation invariance across optimizers, learning rates and batch
+# sizes, affine invariance across data augmentations.
+#
+# ```{glue:md} training_answer
+# :format: myst
+# ```
+#
+# ```{glue:figure} training_figure
+# :alt: Alignment by invariance for every pair of conditions: pairs of models, chance, the 95 % interval over models, and the reported value
+# :name: fig-training
+#
+# Alignment across training procedures by invariance, with what chance alone would give.
+# ```
+#
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
 
 # %% tags=["parameters", "hide-input"]
@@ -41,7 +55,7 @@ settings = read("training", globals())
 from IPython.display import Markdown, display
 
 from invariances import align, interval, ladder, zoo
-from invariances.paper import claims, figures, frames, plan, tables
+from invariances.paper import claims, figures, frames, leads, plan, sentences, tables
 from invariances.paper.studies import attention, conditions
 
 rows = plan.rows(settings)
@@ -58,7 +72,9 @@ tables.show(tables.planned(summary), "What is trained and compared")
 models = zoo.train(plan.recipes(rows), device=settings.device)
 scores = frames.model_scores(rows, models)
 quality = frames.save_table(scores, "training_models")
-tables.show(tables.models(quality), "How well the models do their own task, on the test split")
+caption = "How well the models do their own task, on the test split"
+display(tables.show(tables.models(quality), caption))
+sentences.shows(sentences.models(quality))
 
 # %% [markdown]
 # ## Embed
@@ -90,11 +106,20 @@ results = frames.save_table(frames.described(alignment, rows, settings), "traini
 trained = results[results.kind == "trained"].groupby(["row", "invariance"], sort=False)
 pairs = {key: frames.across_groups(part) for key, part in trained}
 intervals = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
-shown = tables.alignment("training", results, intervals, plan.not_run(rows))
-tables.show(shown, "Alignment across training procedures, reported and measured")
+lead = leads.alignment("training", results, intervals, plan.not_run(rows))
+display(tables.show(lead, "Alignment across training procedures, reported and measured"))
+sentences.shows(sentences.scores(results))
+
+# %% [markdown]
+# Scale invariance has no line: under cosine it equals raw spaces by definition. All columns:
 
 # %% tags=["hide-input"]
-figures.alignment("training", results, intervals)
+whole = tables.alignment("training", results, intervals, plan.not_run(rows))
+tables.fold(whole, "Nulls, untrained networks, data and notes of every line")
+
+# %% tags=["hide-input", "remove-output"]
+figure = figures.alignment("training", results, intervals)
+figure
 
 # %% [markdown]
 # ## Within a condition and across
@@ -108,7 +133,8 @@ figures.alignment("training", results, intervals)
 
 # %% tags=["hide-input"]
 caption = "Calibrated alignment across and within the two conditions of each row"
-tables.show(conditions.table(results), caption)
+display(tables.show(conditions.table(results), caption))
+sentences.shows(sentences.conditions(conditions.cells(results)))
 
 # %% tags=["hide-input"]
 conditions.figure(results)
@@ -134,7 +160,9 @@ attention.heatmaps(attended)
 
 # %% tags=["hide-input"]
 caption = "Test accuracy with attention and with equal weights, paired by encoder"
-tables.show(attention.accuracies(attended), caption)
+accuracies = attention.accuracies(attended)
+display(tables.show(accuracies, caption))
+sentences.shows(sentences.attention(accuracies))
 
 # %% [markdown]
 # ## Which features stay alike
@@ -148,7 +176,8 @@ tables.show(attention.accuracies(attended), caption)
 # %% tags=["hide-input"]
 agreement = attention.agree(rows, models, settings)
 alike = frames.save_table(agreement, "training_features")
-attention.features(alike, attended)
+display(attention.features(alike, attended))
+sentences.shows(sentences.features(alike))
 
 # %% [markdown]
 # The next figure splits the agreement by class: the cosine between both models' profiles of a sample, each less its
@@ -175,7 +204,9 @@ maps = ladder(
     workers=zoo.spread,
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "training_ladder")
-tables.show(tables.ladder(steps), "Which maps lead from one condition's space to the other's")
+caption = "Which maps lead from one condition's space to the other's"
+display(tables.show(tables.ladder(steps), caption))
+sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
 figures.ladder(steps)
@@ -185,7 +216,9 @@ figures.ladder(steps)
 
 # %% tags=["hide-input"]
 values = frames.described(maps.singular_values, rows, settings)
-figures.singular_values(frames.save_table(values, "training_singular_values"))
+saved = frames.save_table(values, "training_singular_values")
+display(figures.singular_values(saved))
+sentences.shows(sentences.singular_values(steps))
 
 # %% [markdown]
 # ## The key finding
@@ -198,3 +231,5 @@ verdict
 from myst_nb import glue
 
 glue("training_verdict", verdict.verdict, display=False)
+glue("training_answer", verdict.answer(), display=False)
+glue("training_figure", figure, display=False)

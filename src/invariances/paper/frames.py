@@ -251,7 +251,7 @@ def shown_row(part: pd.DataFrame) -> str:
     """
     first = part.iloc[0]
     row, name = row_named(first.row), str(first.row)
-    if row is None or not {"profile", "data", "n_train"} <= set(part):
+    if row is None or not {"profile", "data"} <= set(part):
         return name
     networks = PROFILES[first.profile].networks
     for variant in row.variants:
@@ -259,7 +259,8 @@ def shown_row(part: pd.DataFrame) -> str:
             name = re.sub(rf"\b{re.escape(variant.label)}\b", sized(variant.label, networks[variant.network]), name)
     subset = str(first.data).removeprefix("imagenet, ")
     if row.dataset == "imagenet" and subset != first.data:
-        name = name.replace("ImageNet", f"ImageNet ({subset}, {first.n_train:,} pictures)")
+        pictures = f", {first.n_train:,} pictures" if "n_train" in part else ""
+        name = name.replace("ImageNet", f"ImageNet ({subset}{pictures})")
     return name
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from IPython.display import Markdown
+
 from invariances.intervals import Interval
 
 __all__ = [
@@ -47,6 +49,10 @@ class Verdict(NamedTuple):
     """What happened, made from the numbers; empty where nothing was judged."""
     reason: str
     outcomes: list[Outcome]
+
+    def answer(self) -> Markdown:
+        """What came out, as a page begins with it."""
+        return Markdown(" ".join(filter(None, (f"**What came out: {self.verdict}.**", self.sentence))))
 
     def _repr_markdown_(self) -> str:
         said = " ".join(filter(None, (f"**Verdict: {self.verdict}.**", self.sentence, self.reason)))

@@ -30,6 +30,7 @@ __all__ = [
     "beyond_similarity",
     "bounds",
     "class_title",
+    "fold",
     "ladder",
     "ladder_verdict",
     "markdown_table",
@@ -327,6 +328,12 @@ def show(table: pd.DataFrame, caption: str) -> HTML:
     styler = Styler(table.fillna(""), uuid="companion", cell_ids=False).hide(axis="index").set_caption(caption)
     body = styler.set_table_attributes('class="companion"').to_html()
     return HTML(f'<div class="table-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">{body}</div>')
+
+
+def fold(table: pd.DataFrame, caption: str) -> HTML:
+    """A table that is shown when its caption is clicked; print shows it."""
+    whole = show(table, caption).data
+    return HTML(f'<details class="whole-table"><summary>{escape(caption)}</summary>{whole}</details>')
 
 
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

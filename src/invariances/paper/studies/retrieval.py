@@ -22,6 +22,7 @@ from invariances.paper.rows import TITLES
 from invariances.paper.settings import Settings, check
 from invariances.paper.tables import banner, markdown_table, mean_with_bounds, number
 from invariances.rows import Rows
+from invariances.zoo.recipes import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,22 +80,34 @@ def look_up(settings: Settings) -> pd.DataFrame:
     DataFrame with the columns `COLUMNS`
     """
     rows = plan.rows(settings)
-    recipes = {key: models for key, models in plan.compared(rows).items() if key[1] in KINDS}
-    zoo.train([recipe for models in recipes.values() for recipe in models.values()], settings.device)
-    anchors = plan.anchors(rows)
-    most, spaces = SCORED.get(settings.profile), zoo.embed(recipes, anchors, settings.device)
-    kept = {row: len(ids) + most if most else None for row, ids in anchors.items()}
-    labels = zoo.labels(plan.one_model(rows), anchors)
+    spaces, labels = _spaces(rows, settings)
     looked_up = align(
-        Rows(spaces, partial(_first_spaces, spaces=spaces, kept=kept)),
-        anchors={row: np.arange(len(ids)) for row, ids in anchors.items()},
+        spaces,
+        anchors={row: np.arange(len(ids)) for row, ids in plan.anchors(rows).items()},
         invariances=tuple(COMPARED),
         metrics=(BY_RETRIEVAL,),
-        labels=Rows(labels, partial(_first_labels, labels=labels, kept=kept)),
+        labels=labels,
         workers=zoo.spread,
     )
     found = described(looked_up, rows, settings).groupby(["row", "kind"], sort=False)
     return pd.concat([across_groups(part) for _, part in found])[COLUMNS]
+
+
+def _spaces(rows: Mapping[str, plan.PlannedRow], settings: Settings) -> tuple[Rows, Rows]:
+    """The spaces of trained and untrained models, with as many samples as the profile looks up, and their labels."""
+    recipes = {key: models for key, models in plan.compared(rows).items() if key[1] in KINDS}
+    _train_missing(recipes, settings.device)
+    anchors, most = plan.anchors(rows), SCORED.get(settings.profile)
+    kept = {row: len(ids) + most if most else None for row, ids in anchors.items()}
+    spaces, labels = zoo.embed(recipes, anchors, settings.device), zoo.labels(plan.one_model(rows), anchors)
+    return (
+        Rows(spaces, partial(_first_spaces, spaces=spaces, kept=kept)),
+        Rows(labels, partial(_first_labels, labels=labels, kept=kept)),
+    )
+
+
+def _train_missing(recipes: Mapping[tuple[str, str], Mapping[str, Recipe]], device: str) -> None:
+    zoo.train([recipe for models in recipes.values() for recipe in models.values()], device)
 
 
 def _first_spaces(key: tuple[str, str], spaces: Rows, kept: Mapping[str, int | None]) -> dict[str, np.ndarray]:

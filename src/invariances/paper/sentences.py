@@ -1,0 +1,148 @@
+"""What a table or a figure shows, in one sentence made from the numbers behind it."""
+
+from __future__ import annotations
+
+import pandas as pd
+from IPython.display import Markdown
+
+from invariances.ladders import ALL_PAIRS
+from invariances.paper.frames import across_groups, over_groups
+from invariances.paper.stitched import predicts_sentence
+from invariances.paper.tables import CLASS_TITLES, beyond_similarity, ladder_verdict
+
+__all__ = [
+    "attention",
+    "cka",
+    "conditions",
+    "cross_modal",
+    "features",
+    "ladder",
+    "models",
+    "prediction",
+    "scores",
+    "shows",
+    "singular_values",
+    "stitching",
+]
+
+
+def shows(sentence: str) -> Markdown:
+    """A sentence as a notebook shows it below a table or a figure; nothing where there is none."""
+    return Markdown(f"*This shows* {sentence}." if sentence else "")
+
+
+def _span(values: pd.Series, digits: int = 2) -> str:
+    low, high = f"{values.min():z.{digits}f}", f"{values.max():z.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def models(frame: pd.DataFrame) -> str:
+    """How well models do their own task, from the poorest row to the best: from ``<section>_models.csv``."""
+    said = []
+    if "accuracy" in frame and frame.accuracy.notna().any():
+        means = frame[frame.accuracy.notna()].groupby("row").accuracy.mean()
+        said.append(f"classifiers are right in {means.min():.0%} to {means.max():.0%} of the test samples")
+    if "mse" in frame and frame.mse.notna().any():
+        means = 1000 * frame[frame.mse.notna()].groupby("row").mse.mean()
+        said.append(f"autoencoders err by {_span(means, 1)} ×10⁻³ a pixel")
+    return f"that {', and '.join(said)}, as means by row" if said else ""
+
+
+def scores(frame: pd.DataFrame) -> str:
+    """How alignment stands above chance by invariance, beside untrained networks: from ``<section>.csv``."""
+    across = pd.concat([across_groups(part) for _, part in frame.groupby(["row", "kind"], sort=False)])
+    means = across.groupby(["kind", "invariance", "row"]).calibrated.mean()
+    said = [f"{name} {_span(means['trained', key])}" for key, name in _NAMES.items() if ("trained", key) in means.index]
+    low = f"; untrained networks after an affine map {_span(means['untrained', 'affine'])}"
+    has_untrained = ("untrained", "affine") in means.index
+    return f"calibrated alignment by row: {', '.join(said)}{low if has_untrained else ''}"
+
+
+_NAMES = {"absolute": "raw", "relative": "relative", "affine": "affine"}
+
+
+def conditions(table: pd.DataFrame) -> str:
+    """In how many rows models of one condition agree more than models of two: from the table's cells."""
+    across = table[(table.kind == "across") & (table.invariance == "affine")]
+    clear = int((across.p < 0.05).sum())
+    return (
+        f"that after an affine map models of two conditions agree less than models of one in {clear} of {len(across)} "
+        f"rows (p < 0.05 by relabelling); across minus within is {_span(across.difference)}"
+        if len(across)
+        else ""
+    )
+
+
+def ladder(frame: pd.DataFrame) -> str:
+    """Which kind of map the ladder names in how many rows, and what freedom adds: from ``<section>_ladder.csv``."""
+    parts = [part for _, part in frame.groupby("row", sort=False)]
+    names = pd.Series([ladder_verdict(part).invariance for part in parts]).value_counts()
+    said = ", ".join(f"{CLASS_TITLES.get(str(name), name)} in {count}" for name, count in names.items())
+    gains = pd.Series([beyond_similarity(part).mean for part in parts])
+    return (
+        f"that of {len(parts)} rows the ladder names {said}; full freedom explains {_span(gains)} of the variance "
+        "beyond turning, rescaling and shifting"
+    )
+
+
+def singular_values(steps: pd.DataFrame) -> str:
+    """How unevenly T stretches beside a rotation with equal noise: from ``<section>_ladder.csv``."""
+    pairs = steps[(steps.model_a != ALL_PAIRS) & (steps["class"] == "affine")]
+    medians = pairs.groupby("row")[["singular_value_ratio", "singular_value_ratio_simulated"]].median()
+    own, simulated = medians.singular_value_ratio, medians.singular_value_ratio_simulated
+    return (
+        f"that T's largest singular value is {_span(own, 1)} times its smallest, by row; for a rotation with equal "
+        f"noise it would be {_span(simulated, 1)} times"
+    )
+
+
+def stitching(frame: pd.DataFrame) -> str:
+    """What each connection keeps of the ceiling, from the poorest row to the best: from ``stitching.csv``."""
+    parts = [over_groups(across_groups(part)) for _, part in frame[frame.control == "none"].groupby("row", sort=False)]
+    kept = pd.concat(parts).groupby(["invariance", "row"], sort=False).retention.mean()
+    said = [f"{name} {_span(kept[name])}" for name in dict.fromkeys(kept.index.get_level_values(0))]
+    return f"the share of the ceiling that is kept, by row: {', '.join(said)}"
+
+
+def prediction(frame: pd.DataFrame) -> str:
+    """As finding 4 says it: from ``stitching.csv``."""
+    sentence = predicts_sentence(frame, [])
+    return sentence[0].lower() + sentence[1:].rstrip(".")
+
+
+def cka(table: pd.DataFrame) -> str:
+    """How many pairs of architectures stand apart: from the table of blocks."""
+    gaps = table["Within minus across, debiased"][table.Block.str.contains(" and ")] if len(table) else pd.Series()
+    lows = gaps.str.extract(r"\[(-?[\d.]+),")[0].dropna().astype(float) if len(gaps) else gaps
+    if lows.empty:
+        return ""
+    return (
+        f"that networks of one architecture are more alike than of two in {int((lows > 0).sum())} of {len(lows)} pairs"
+    )
+
+
+def cross_modal(table: pd.DataFrame) -> str:
+    """How many pairs of vision and language models agree more than by chance: from their table."""
+    if table.empty:
+        return ""
+    above, values = int((table["Above chance"] == "yes").sum()), table.Debiased.astype(float)
+    return f"that {above} of {len(table)} pairs agree more than by chance, with a debiased CKA of {_span(values)}"
+
+
+def attention(table: pd.DataFrame) -> str:
+    """Whether attention weights help: from the table of accuracies."""
+    bounds = table["95 % interval"].str.extract(r"\[(-?[\d.]+), (-?[\d.]+)\]").astype(float)
+    apart = int(((bounds[0] > 0) | (bounds[1] < 0)).sum())
+    gaps = table["Attention minus equal"].astype(float)
+    return (
+        f"that attention and equal weights differ in accuracy by {_span(gaps, 3)}, by more than chance in {apart} of "
+        f"{len(table)} conditions"
+    )
+
+
+def features(frame: pd.DataFrame) -> str:
+    """How far features stay alike beside what classes alone give: from ``training_features.csv``."""
+    whole = frame[frame["class"] == "all"]
+    agreement, within = (whole.groupby("component")[name].mean() for name in ("agreement", "null_within_class"))
+    said = [f"{component} {agreement[component]:.2f} ({within[component]:.2f})" for component in agreement.index]
+    return f"the mean agreement of each component, in brackets within classes alone: {', '.join(said)}"

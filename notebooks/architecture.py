@@ -110,7 +110,7 @@ display(tables.show(lead, "Alignment across architectures, reported and measured
 sentences.shows(sentences.scores(results))
 
 # %% [markdown]
-# Scale invariance has no line: under cosine it equals raw spaces by definition. All columns:
+# Raw spaces stand for scale as well, which under cosine is the same. All columns:
 
 # %% tags=["hide-input"]
 whole = tables.alignment("architecture", results, intervals, plan.not_run(rows))

@@ -111,7 +111,7 @@ display(tables.show(lead, "Alignment across training procedures, reported and me
 sentences.shows(sentences.scores(results))
 
 # %% [markdown]
-# Scale invariance has no line: under cosine it equals raw spaces by definition. All columns:
+# Lines of raw spaces are those of scale, too, since both have the same cosines. All columns:
 
 # %% tags=["hide-input"]
 whole = tables.alignment("training", results, intervals, plan.not_run(rows))

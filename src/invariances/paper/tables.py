@@ -380,7 +380,7 @@ def banner(frame: pd.DataFrame, profile: str) -> str:
         first = run.iloc[0]
         lines.insert(
             1,
-            f"{len(run)} rows, {run.models.sum()} models; {_range(run['training samples'])} training samples, "
+            f"{len(run)} rows of {_range(run.models)} models; {_range(run['training samples'])} training samples, "
             f"{_range(run.anchors)} anchors, {_range(run['test samples'])} test samples. Run on {first.date} by commit "
             f"{first.commit}, {first.machine}.",
         )

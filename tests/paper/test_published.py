@@ -8,15 +8,13 @@ import pytest
 from bs4 import BeautifulSoup
 
 from invariances import interval, reproduce
-from invariances.paper import claims, findings, frames, tables
+from invariances.paper import claims, findings, frames, leads, sentences, tables
 from invariances.paper.rows import SECTIONS
 from invariances.paper.studies import anchors, attention, cka_tables, combinations, conditions, definitions, structure
 
 BOOK = Path(__file__).parents[2] / "book"
 RESULTS = BOOK / "results"
-WITHOUT_CSV = {"Models that are not compared here", "What is trained and compared", "What is trained and stitched"}
-NOT_YET = {"Which maps lead from one model's space to another's"}
-"""Steps that were added after the published run; the next one has them."""
+WITHOUT_CSV = {"Models that are not compared here"}
 
 
 @pytest.fixture(scope="module", params=SECTIONS)
@@ -47,29 +45,34 @@ def _csv(name):
 
 
 def _intervals(frame):
-    pairs = {key: frames.across_groups(part) for key, part in frame.groupby(["row", "invariance"], sort=False)}
+    parts = frame.groupby(["row", "invariance"], sort=False)
+    pairs = {key: frames.over_groups(frames.across_groups(part)) for key, part in parts}
     return {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
 
 
-def _alignment(section):
+def _alignment(section, table):
     frame = _csv(section)
-    return tables.alignment(section, frame, _intervals(frame[frame.kind == "trained"]))
+    return table(section, frame, _intervals(frame[frame.kind == "trained"]))
 
 
-def _stitching(section):
+def _stitching(section, table):
     frame = _csv(section)
-    return tables.stitching(frame, _intervals(frame[frame.control == "none"]))
+    return table(frame, _intervals(frame[frame.control == "none"]))
 
 
 RECOMPUTED = {
+    "What is trained": lambda section: tables.planned(_csv(f"{section}_plan")),
     "How well the models do": lambda section: tables.models(_csv(f"{section}_models")),
-    "Alignment across": _alignment,
+    "Alignment across": lambda section: _alignment(section, leads.alignment),
+    "Nulls, untrained networks": lambda section: _alignment(section, tables.alignment),
     "Calibrated alignment across and within": lambda section: conditions.table(_csv(section)),
     "Which maps lead from": lambda section: tables.ladder(_csv(f"{section}_ladder")),
     "CKA within and across": lambda section: cka_tables.blocks(_csv("architecture_cka")),
+    "CKA within vision": lambda section: cka_tables.by_modality(_csv("architecture_cka")),
     "CKA between vision and language": lambda section: cka_tables.cross_modal(_csv("architecture_cka")),
     "Test accuracy with attention": lambda section: attention.accuracies(_csv("training_attention")),
-    "Zero-shot stitching": _stitching,
+    "Zero-shot stitching": lambda section: _stitching(section, leads.stitching),
+    "Controls, ceilings": lambda section: _stitching(section, tables.stitching),
     "Rank correlation of alignment": lambda section: tables.prediction(_csv(section)),
 }
 """A table's numbers from the committed CSV alone, by how its caption starts."""
@@ -77,9 +80,7 @@ RECOMPUTED = {
 
 def test_every_table_of_a_notebook_follows_from_its_csv(published):
     section, notebook, _ = published
-    shown = {
-        caption: table for caption, table in _shown_tables(notebook).items() if caption not in WITHOUT_CSV | NOT_YET
-    }
+    shown = {caption: table for caption, table in _shown_tables(notebook).items() if caption not in WITHOUT_CSV}
     assert len(shown) >= 3
     for caption, table in shown.items():
         (recompute,) = (make for start, make in RECOMPUTED.items() if caption.startswith(start))
@@ -96,18 +97,52 @@ def test_the_verdict_of_a_notebook_follows_from_its_csv(published):
     verdict = claims.judge(section, frame)
     said = [text for text in _outputs(notebook, "text/markdown") if "Key finding" in text]
     assert said == [verdict._repr_markdown_()]
-    glued = [
-        output.data["application/papermill.record/text/plain"].strip("'")
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if output.get("metadata", {}).get("scrapbook", {}).get("name") == f"{section}_verdict"
-    ]
-    assert glued == [verdict.verdict]
+    prefix, glued = "application/papermill.record/", {}
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+        if name:
+            glued[name] = output.data
+    assert glued[f"{section}_verdict"][f"{prefix}text/plain"].strip("'") == verdict.verdict
+    answer = glued[f"{section}_answer"][f"{prefix}text/markdown"]
+    assert answer == f"**What came out: {verdict.verdict}.** {verdict.sentence}"
+    assert verdict.sentence
+    assert verdict.sentence in said[0]
+    assert f"{prefix}image/png" in glued[f"{section}_figure"]
+
+
+def test_every_sentence_of_a_notebook_follows_from_its_csv(published):
+    section, notebook, frame = published
+    said = {text for text in _outputs(notebook, "text/markdown") if text.startswith("*This shows*")}
+    assert said == {f"*This shows* {sentence}." for sentence in _sentences(section, frame)}
+
+
+def _sentences(section, frame):
+    found = [sentences.models(_csv(f"{section}_models"))]
+    if section == "stitching":
+        found += [sentences.stitching(frame), sentences.prediction(frame)]
+    else:
+        found.append(sentences.scores(frame))
+    if (RESULTS / f"{section}_ladder.csv").is_file():
+        steps = _csv(f"{section}_ladder")
+        found += [sentences.ladder(steps)] + ([sentences.singular_values(steps)] if section != "stitching" else [])
+    if section in ("architecture", "training"):
+        found.append(sentences.conditions(conditions.cells(frame)))
+    if section == "architecture":
+        cka = _csv("architecture_cka")
+        found += [sentences.cka(cka_tables.blocks(cka)), sentences.cross_modal(cka_tables.cross_modal(cka))]
+    if section == "training":
+        found.append(sentences.attention(attention.accuracies(_csv("training_attention"))))
+        found.append(sentences.features(_csv("training_features")))
+    return found
 
 
 def test_the_banner_of_a_notebook_follows_from_its_csv(published):
-    _, notebook, frame = published
-    assert tables.banner(frame, frame.profile.iloc[0]) in list(_outputs(notebook, "text/markdown"))
+    section, notebook, frame = published
+    banner = tables.banner(_csv(f"{section}_plan"), frame.profile.iloc[0])
+    assert banner in list(_outputs(notebook, "text/markdown"))
+    for words in ("Run on 20", "by commit", "test samples"):
+        assert words in banner
+    assert "INVARIANCES_DATA" not in banner
 
 
 def test_the_sections_have_one_size():

@@ -18,9 +18,8 @@ from sklearn.decomposition import PCA
 from invariances.intervals import Interval
 from invariances.ladders import ALL_PAIRS
 from invariances.paper.frames import across_groups, shown_row
-from invariances.paper.plots import COLORS, Drawing, draw_legend, panels
+from invariances.paper.plots import COLORS, WIDTH, Drawing, draw_legend, panels
 from invariances.paper.reported import ALIGNMENT, Reported
-from invariances.paper.rows import INVARIANCES
 from invariances.paper.stitched import predictions
 from invariances.paper.tables import class_title
 from invariances.stitching import Codes, Stitchable, connect
@@ -37,19 +36,23 @@ __all__ = [
     "stitching",
 ]
 
-LEVELS = {"null": ("shuffled", ":"), "null_within_class": ("shuffled in class", "--"), "untrained": ("untrained", "-.")}
+LEVELS = {"null": ("shuffled", ":"), "null_within_class": ("shuffled in class", "--"), "untrained": ("untrained", "-")}
 """The levels that alignment is read against, with their name and line."""
-CONTROLS = {"self-stitch": "-", "shuffled anchors": ":", "untrained encoder": "-."}
+CONTROLS = {"self-stitch": "-", "same encoder": "-.", "shuffled anchors": ":", "untrained encoder": "--"}
 """The controls of stitching, with their line."""
 LOWEST = -0.5
 """Where figures of explained variance end: a map into a wrong place explains less than nothing."""
-PANEL = (3.9, 3.5)
+PANEL = (WIDTH / 2, 3.3)
+LINE = 0.2
+"""Inches of height for one line of a figure that has a line for each invariance."""
+DRAWN = {"absolute": "raw (as scale)", "relative": "rotation (relative)", "affine": "affine"}
+"""The invariances that the figure of alignment draws: under cosine, scale is raw."""
 
 Intervals = Mapping[tuple[str, str], Interval]
 
 
 def alignment(section: str, frame: pd.DataFrame, intervals: Intervals) -> Drawing:
-    """Alignment by invariance, a panel per row: pairs, interval over models, references, reported value.
+    """Alignment by row, a line for each invariance: pairs, interval over models, references, reported value.
 
     Parameters
     ----------
@@ -60,40 +63,55 @@ def alignment(section: str, frame: pd.DataFrame, intervals: Intervals) -> Drawin
         Of the scores of trained models.
     """
     rows = list(dict.fromkeys(frame.row))
-    figure, axes = panels(len(rows), 3, PANEL)
-    for row, ax in zip(rows, axes, strict=True):
+    names = [name for name in DRAWN if name in set(frame.invariance)]
+    figure, ax = _lines(len(rows), len(names))
+    for i, row in enumerate(rows):
         part = frame[frame.row == row]
-        for i, invariance in enumerate(INVARIANCES):
-            own = part[part.invariance == invariance]
-            _draw_scores(ax, i, own, intervals[row, invariance])
-            reported = ALIGNMENT[section].get(row, {}).get(invariance)
+        for j, invariance in enumerate(names):
+            y = i + (j - (len(names) - 1) / 2) / (len(names) + 1)
+            _draw_scores(ax, y, part[part.invariance == invariance], intervals[row, invariance], COLORS[invariance])
+            reported = ALIGNMENT.get(section, {}).get(row, {}).get(invariance)
             if isinstance(reported, Reported):
-                ax.plot(i - 0.22, reported.mean, "D", color="C3", markersize=5, label="reported")
-        ax.set_xticks(range(len(INVARIANCES)), ["raw", "scale", "rotation\n(relative)", "affine"])
-        ax.set(title=fill(shown_row(part), 42), ylabel=frame.metric.iloc[0])
-        ax.grid(axis="y", color="0.92")
-        ax.set_axisbelow(True)
-    draw_legend(figure, axes)
+                ax.plot(reported.mean, y, "D", color="black", markerfacecolor="white", markersize=5, label="reported")
+    for name in names:
+        ax.plot([], [], "o", color=COLORS[name], label=DRAWN[name])
+    _name_lines(ax, [shown_row(frame[frame.row == row]) for row in rows])
+    ax.set_xlabel(f"{frame.metric.iloc[0]} between the same samples in two models")
+    draw_legend(figure, [ax], columns=4, fontsize=8.5)
     return Drawing(
         figure,
-        f"{frame.metric.iloc[0]} alignment by invariance, one panel for each of {len(rows)} rows: pairs of models, "
+        f"{frame.metric.iloc[0]} alignment by invariance, a line for each of {len(rows)} rows: pairs of models, "
         "three chance references, the 95 % interval over models, and the reported value where there is one",
     )
 
 
-def _draw_scores(ax: Axes, i: int, own: pd.DataFrame, span: Interval) -> None:
+def _lines(rows: int, names: int) -> tuple[Figure, Axes]:
+    """A figure with a band for each row, high enough for a line of each name."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + LINE * rows * (names + 1)), layout="constrained")
+    return figure, ax
+
+
+def _name_lines(ax: Axes, names: Sequence[str]) -> None:
+    """Name the bands of a figure, with a border between any two."""
+    ax.set_yticks(range(len(names)), [fill(name, 24) for name in names], fontsize=9)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    for edge in range(1, len(names)):
+        ax.axhline(edge - 0.5, color="0.85", linewidth=0.8, zorder=0)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color="0.93")
+    ax.set_axisbelow(True)
+
+
+def _draw_scores(ax: Axes, y: float, own: pd.DataFrame, span: Interval, color: str) -> None:
     trained, untrained = (across_groups(own[own.kind == kind]) for kind in ("trained", "untrained"))
-    spread = np.linspace(-0.12, 0.12, len(trained))
-    ax.plot(i + spread, trained.score, "o", color="C0", alpha=0.45, markersize=3.5, label="pairs of models")
+    ax.plot(trained.score, y + np.linspace(-0.05, 0.05, len(trained)), "o", color=color, alpha=0.35, markersize=3)
     levels = {"null": trained.null.mean(), "null_within_class": trained.null_within_class.mean()}
     levels["untrained"] = untrained.score.mean()
     for kind, (name, style) in LEVELS.items():
-        ax.plot([i - 0.32, i + 0.32], [levels[kind]] * 2, style, color="0.35", linewidth=1.3, label=name)
-    itself = own[own.kind == "self"]
-    if len(itself):
-        ax.plot([i - 0.32, i + 0.32], [itself.score.mean()] * 2, color="C2", linewidth=1.3, label="a model with itself")
+        ax.plot([levels[kind]] * 2, [y - 0.11, y + 0.11], style, color="0.25", linewidth=1.2, label=name)
     if span.low == span.low:
-        ax.plot([i + 0.22] * 2, [span.low, span.high], color="C0", linewidth=2.4, label="95 % interval over models")
+        ax.plot([span.low, span.high], [y, y], color=color, linewidth=2.6, solid_capstyle="butt")
+    ax.plot(span.mean, y, "|", color=color, markersize=9, markeredgewidth=2.2)
 
 
 def latents(row: str, spaces: Mapping[str, np.ndarray], anchors: Sequence[int], labels: np.ndarray) -> Drawing:
@@ -112,7 +130,7 @@ def latents(row: str, spaces: Mapping[str, np.ndarray], anchors: Sequence[int], 
     first_two = dict(list(spaces.items())[:2])
     raw = {name: space[k:] for name, space in first_two.items()}
     relative = {name: Relative().fit(space[:k]).transform(space[k:]) for name, space in first_two.items()}
-    figure, axes = plt.subplots(2, 2, figsize=(7.2, 6.6), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6.4), layout="constrained")
     for line, (kind, shown) in zip(axes, (("raw", raw), ("relative", relative)), strict=True):
         # the left model's axes serve both, so that agreement shows as the same picture
         axes_of_left = PCA(2, random_state=0).fit(next(iter(shown.values())))
@@ -149,7 +167,7 @@ def reconstructions(row: str, models: Mapping[str, Mapping[str, Stitchable]], pi
     lines["not stitched"] = connect(few(absolute[b].codes), absolute[b], "absolute")
     for invariance, pieces in models.items():
         lines[f"stitched: {invariance}"] = connect(few(pieces[a].codes), pieces[b], invariance)
-    figure, axes = plt.subplots(len(lines), pictures, figsize=(pictures, 1.08 * len(lines)), layout="constrained")
+    figure, axes = plt.subplots(len(lines), pictures, figsize=(WIDTH, 0.9 * len(lines)), layout="constrained")
     for line, (title, images) in zip(axes, lines.items(), strict=True):
         for ax, image in zip(line, images, strict=False):
             ax.imshow(_picture(image), cmap="gray", vmin=0, vmax=1)
@@ -165,41 +183,44 @@ def _picture(image: torch.Tensor) -> np.ndarray:
 
 
 def stitching(frame: pd.DataFrame) -> Drawing:
-    """Share of the ceiling that stitching keeps, by invariance, with the controls; a panel per row."""
+    """Share of the ceiling that stitching keeps by row, a line for each connection, with the controls."""
     rows = list(frame.row.drop_duplicates())
-    figure, axes = panels(len(rows), 3, PANEL)
-    for row, ax in zip(rows, axes, strict=True):
-        part = frame[frame.row == row]
-        names = list(part.invariance.drop_duplicates())
-        for x, name in enumerate(names):
-            _draw_retention(ax, x, part[part.invariance == name])
-        ax.axhline(1, color="0.8", linewidth=1, zorder=0)
-        ax.set(title=fill(row, 42), ylabel="share of the ceiling kept")
-        ax.set_xticks(range(len(names)), names, rotation=30)
-        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-    draw_legend(figure, axes)
+    names = list(frame.invariance.drop_duplicates())
+    figure, ax = _lines(len(rows), len(names))
+    for i, row in enumerate(rows):
+        for j, name in enumerate(names):
+            y = i + (j - (len(names) - 1) / 2) / (len(names) + 1)
+            _draw_retention(ax, y, frame[(frame.row == row) & (frame.invariance == name)], COLORS[name])
+    for name in names:
+        ax.plot([], [], "o", color=COLORS[name], label=name)
+    ax.axvline(1, color="0.6", linewidth=1, zorder=0)
+    ax.set_xlim(left=0)
+    _name_lines(ax, rows)
+    ax.set_xlabel("share of the ceiling that is kept")
+    draw_legend(figure, [ax], columns=5, fontsize=8.5)
     return Drawing(
         figure,
-        f"Share of the ceiling that stitching keeps by invariance, with controls, a panel for each of {len(rows)} rows",
+        f"Share of the ceiling that stitching keeps by connection, with controls, a band for each of {len(rows)} rows",
     )
 
 
-def _draw_retention(ax: Axes, x: int, part: pd.DataFrame) -> None:
+def _draw_retention(ax: Axes, y: float, part: pd.DataFrame, color: str) -> None:
     real = across_groups(part[part.control == "none"])
-    spread = x + np.linspace(-0.15, 0.15, len(real))
-    ax.plot(spread, real.retention, "o", color="C0", markersize=3.5, alpha=0.45, label="pairs of models")
+    ax.plot(real.retention, y + np.linspace(-0.04, 0.04, len(real)), "o", color=color, alpha=0.35, markersize=3)
+    if len(real):
+        ax.plot(real.retention.mean(), y, "|", color=color, markersize=9, markeredgewidth=2.2)
     for control, style in CONTROLS.items():
         own = part[part.control == control]
         if len(own):
             level = (own if control == "self-stitch" else across_groups(own)).retention.mean()
-            ax.plot([x - 0.35, x + 0.35], [level] * 2, style, color="0.35", linewidth=1.3, label=control)
+            ax.plot([level] * 2, [y - 0.08, y + 0.08], style, color="0.25", linewidth=1.2, label=control)
 
 
 def prediction(frame: pd.DataFrame) -> Drawing:
     """Alignment of two spaces against the share of the ceiling that stitching keeps; a panel per data set and task."""
     lines = predictions(frame)
     rows = list(lines.row.drop_duplicates())
-    figure, axes = panels(len(rows), 3, PANEL)
+    figure, axes = panels(len(rows), 2, PANEL)
     for row, ax in zip(rows, axes, strict=True):
         for i, line in enumerate(lines[lines.row == row].itertuples()):
             own = frame[(frame.row == row) & (frame.invariance == line.invariance) & (frame.control == "none")]
@@ -210,7 +231,7 @@ def prediction(frame: pd.DataFrame) -> Drawing:
             ax.annotate(f"{line.invariance}: {found}", **place, color=color, fontsize=8, fontweight="bold")
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.4 * (high - low), high)  # room for the words below the points
-        ax.set(title=fill(row, 42), xlabel="calibrated alignment", ylabel="share of the ceiling kept")
+        ax.set(title=fill(row, 36), xlabel="calibrated alignment", ylabel="share of the ceiling kept")
     draw_legend(figure, axes)
     return Drawing(
         figure,
@@ -279,11 +300,11 @@ def singular_values(frame: pd.DataFrame) -> Drawing:
 
 def _panel_per_row(frame: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], None], height: float) -> Figure:
     rows = list(dict.fromkeys(frame.row))
-    figure, axes = panels(len(rows), 2, (4.2, height), extra_height=0.8, sharey=True)
+    figure, axes = panels(len(rows), 2, (WIDTH / 2, height), extra_height=0.8, sharey=True)
     for row, ax in zip(rows, axes, strict=True):
         part = frame[frame.row == row]
         draw(ax, part)
-        ax.set_title(fill(shown_row(part), 48), fontsize=11)
+        ax.set_title(fill(shown_row(part), 36), fontsize=9.5)
         ax.set_axisbelow(True)
     draw_legend(figure, axes[:1], place="upper")
     return figure

@@ -255,7 +255,7 @@ def shown_row(part: pd.DataFrame) -> str:
         return name
     networks = PROFILES[first.profile].networks
     for variant in row.variants:
-        if variant.label in name and variant.network in networks:
+        if variant.label.lower() == variant.network and variant.network in networks:
             name = re.sub(rf"\b{re.escape(variant.label)}\b", sized(variant.label, networks[variant.network]), name)
     subset = str(first.data).removeprefix("imagenet, ")
     if row.dataset == "imagenet" and subset != first.data:

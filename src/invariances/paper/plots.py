@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "HOLLOW", "Drawing", "draw_heatmap", "draw_legend", "panels"]
+__all__ = ["COLORS", "DPI", "HOLLOW", "WIDTH", "Drawing", "draw_heatmap", "draw_legend", "panels"]
 
+WIDTH, DPI = 6.9, 130
+"""Inches across a page of the book, where 100 pixels are shown for one, and pixels drawn for one: text of 7 points is
+shown at 9.7 pixels."""
 COLORS = {
     "absolute": "#777777",
     "scale": "#56b4e9",
@@ -44,7 +47,7 @@ class Drawing:
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+        self.figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.03)
         picture = base64.b64encode(buffer.getvalue()).decode()
         return {"image/png": picture, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 

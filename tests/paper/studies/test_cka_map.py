@@ -18,7 +18,7 @@ from invariances.paper.studies.cka_spaces import Member, compare
 from invariances.zoo import frozen
 
 N = 200
-TEXTS = ["BERT", "RoBERTa", "BERT, untrained", "RoBERTa, untrained"]
+TEXTS = ["BERT (2 × 48)", "RoBERTa (2 × 48)", "BERT (2 × 48), untrained", "RoBERTa (2 × 48), untrained"]
 
 
 def biased_cka(x, y):
@@ -119,7 +119,7 @@ def test_figure_and_table_are_drawn_again_from_the_csv(blocked, tmp_path):
     figure = cka_tables.figure_pictures(read).figure
     assert not plt.get_fignums()
     for ax, score in zip(figure.axes, (biased_cka, debiased_cka), strict=False):
-        assert [label.get_text() for label in ax.get_xticklabels()] == ["A", "B", "A, untrained", "B, untrained"]
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["A", "B", "A, untrained", "B, untrained"]
         drawn = ax.collections[0].get_array().reshape(16, 16)
         assert np.ma.getmaskarray(drawn).diagonal().all()
         spaces = [member.space for member in members.values()]
@@ -148,7 +148,7 @@ def test_one_recipe_under_two_names_is_drawn_once_and_stand_ins_have_no_pairs():
     found = cka_map.run(rows, models, settings)
     ends = [found.frame[[f"{name}_{end}" for name in ("model", "group", "kind")]] for end in "ab"]
     both = pd.concat([part.set_axis(["model", "group", "kind"], axis=1) for part in ends])
-    networks = ["CNN-3", "CNN-5", "CNN-3 GELU", "ViT-Small", "ViT-Base"]
+    networks = ["CNN-3", "CNN-5", "CNN-3 GELU", "ViT-Small (2 × 32)", "ViT-Base (2 × 48)"]
     counts = both.drop_duplicates().groupby(["group", "kind"]).size()
     assert counts.to_dict() == {(group, kind): 3 for group in networks for kind in ("trained", "untrained")}
     assert list(dict.fromkeys(found.frame.group_a)) == networks
@@ -172,12 +172,13 @@ def test_networks_that_read_texts_are_compared_among_themselves(tmp_path, monkey
     assert list(frame.columns) == cka_tables.COLUMNS
     assert set(frame["map"]) == {"texts"}
     assert {*frame.modality_a, *frame.modality_b} == {"language"}
+    bert, roberta = TEXTS[:2]
     lines = (tmp_path / "texts.md").read_text().splitlines()[2:]
-    assert [line.split(" | ")[0] for line in lines] == ["| BERT", "| RoBERTa", "| BERT and RoBERTa"]
+    assert [line.split(" | ")[0] for line in lines] == [f"| {bert}", f"| {roberta}", f"| {bert} and {roberta}"]
     assert lines[0].endswith(f" | 3 | {frame.data[0]} |")
     assert lines[2].endswith(f" | 3 + 3 | {frame.data[0]} |")
     figure = cka_tables.figure_texts(frame).figure
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == TEXTS
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == TEXTS
 
 
 def test_texts_whose_weights_are_missing_are_not_run_and_say_why(tmp_path, monkeypatch):
@@ -188,7 +189,7 @@ def test_texts_whose_weights_are_missing_are_not_run_and_say_why(tmp_path, monke
     cka_map.write_texts("full", tmp_path)
     assert (tmp_path / "texts.md").read_text() == "Not run: the checkpoint x is missing.\n"
     assert pd.read_csv(tmp_path / "texts.csv").empty
-    assert Image.open(tmp_path / "texts.png").size == (1100, 110)
+    assert Image.open(tmp_path / "texts.png").size == (759, 110)
 
 
 # Vision and language -----------------------------------------------------------------------------

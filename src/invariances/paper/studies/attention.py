@@ -21,7 +21,7 @@ from matplotlib.colors import TwoSlopeNorm
 from scipy.stats import t as student
 
 from invariances.paper.plan import PlannedRow, head_recipe, members
-from invariances.paper.plots import Drawing, draw_heatmap
+from invariances.paper.plots import WIDTH, Drawing, draw_heatmap
 from invariances.paper.settings import Settings
 from invariances.product import LAYER_NORM_EPS
 from invariances.relative import relative
@@ -267,7 +267,7 @@ def heatmaps(frame: pd.DataFrame) -> Drawing:
     equal = 1 / len(names)
     highest = max(2 * equal, float(own.groupby(["row", "group", "query", "key"]).weight.mean().max()))
     scale = TwoSlopeNorm(equal, 0, highest)
-    figure, axes = plt.subplots(len(rows), 2, figsize=(7.2, 2.9 * len(rows)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(rows), 2, figsize=(WIDTH, 2.9 * len(rows)), squeeze=False, layout="constrained")
     for line, row in zip(axes, rows, strict=True):
         part = own[own.row == row]
         for ax, (group, weights) in zip(line, part.groupby("group", sort=False), strict=True):
@@ -304,7 +304,7 @@ def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Drawing:
     received = attention[~attention.equal_weights].groupby(["row", "group", "model", "key"], sort=False).weight.mean()
     received = received.reset_index()
     palette = sns.color_palette("colorblind")
-    figure, axes = plt.subplots(len(rows), 2, figsize=(9.4, 2.3 * len(rows)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(rows), 2, figsize=(WIDTH, 2.3 * len(rows)), squeeze=False, layout="constrained")
     for (left, right), row in zip(axes, rows, strict=True):
         part = frame[(frame.row == row) & (frame["class"] == ALL)]
         groups = list(dict.fromkeys(received[received.row == row].group))
@@ -328,7 +328,7 @@ def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Drawing:
             ax.grid(axis="y", color="0.92")
             ax.set_axisbelow(True)
             entries = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-            ax.legend(entries.values(), entries.keys(), fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
+            ax.legend(entries.values(), entries.keys(), fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
     return Drawing(
         figure,
         "Agreement of the four components across conditions, pairs as points, with two chance levels, "
@@ -348,7 +348,7 @@ def classes(frame: pd.DataFrame) -> Drawing:
     names = list(dict.fromkeys(frame.component))
     columns = min(2, len(rows))
     lines = -(-len(rows) // columns)
-    size = (3.6 * columns, 4.2 * lines)
+    size = (WIDTH / 2 * columns, 4.2 * lines)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat[len(rows) :]:
         ax.set_visible(False)

@@ -13,7 +13,7 @@ import seaborn as sns
 
 from invariances.intervals import Interval, interval
 from invariances.paper.judging import describe
-from invariances.paper.plots import Drawing
+from invariances.paper.plots import WIDTH, Drawing
 from invariances.paper.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def _figure_zoo(frame: pd.DataFrame, name: str) -> Drawing:
     if frame.empty:
         return not_drawn(f"not drawn: no row on {name} is in this run")
     groups = _members(frame)
-    figure, axes, bar = _panels(6.4)
+    figure, axes, bar = _panels(11.6)
     for ax, (metric, title) in zip(axes, FORMS.items(), strict=True):
         _heatmap(ax, _matrix(frame[frame.metric == metric]), bar)
         ends = np.cumsum([len(models) for models in groups.values()])
@@ -312,7 +312,7 @@ def _figure_zoo(frame: pd.DataFrame, name: str) -> Drawing:
         _borders(ax, [end for end, ((_, a), (_, b)) in zip(ends, pairwise(groups), strict=False) if a != b], 3.5)
         middles = ends - [len(models) / 2 for models in groups.values()]
         titles = [group if kind == "trained" else f"{group}, {kind}" for group, kind in groups]
-        _labels(ax, middles, titles, title, ax is axes[0])
+        _labels(ax, middles, titles, title, ax is axes[-1])
     return Drawing(
         figure,
         f"Two heatmaps, raw and debiased CKA between all networks that read the same {name}, trained and untrained, "
@@ -331,7 +331,7 @@ def figure_pretrained(frame: pd.DataFrame) -> Drawing:
     groups = {group: models for (group, _), models in _members(frame).items()}
     languages = {*frame.group_a[frame.modality_a == "language"], *frame.group_b[frame.modality_b == "language"]}
     border = [i for i, (a, b) in enumerate(pairwise(groups), 1) if (a in languages) != (b in languages)]
-    figure, axes, bar = _panels(6.0)
+    figure, axes, bar = _panels(11.2)
     for ax, (metric, title) in zip(axes, FORMS.items(), strict=True):
         matrix = _matrix(frame[frame.metric == metric])
         means = [[_mean(matrix.loc[a, b]) for b in groups.values()] for a in groups.values()]
@@ -339,7 +339,7 @@ def figure_pretrained(frame: pd.DataFrame) -> Drawing:
         _heatmap(ax, means, bar, numbers=True)
         _borders(ax, range(1, len(groups)), 0.6)
         _borders(ax, border, 3.5)
-        _labels(ax, np.arange(len(groups)) + 0.5, list(groups), title, ax is axes[0])
+        _labels(ax, np.arange(len(groups)) + 0.5, list(groups), title, ax is axes[-1])
     return Drawing(
         figure,
         "Two heatmaps, raw and debiased CKA between vision and language models on classes of ImageNet, a thick line "
@@ -349,7 +349,7 @@ def figure_pretrained(frame: pd.DataFrame) -> Drawing:
 
 def not_drawn(reason: str) -> Drawing:
     """What stands in the place of a figure that cannot be drawn: the reason."""
-    figure = plt.figure(figsize=(10.0, 1.0))
+    figure = plt.figure(figsize=(WIDTH, 1.0))
     figure.text(0.5, 0.5, reason, ha="center", va="center")
     return Drawing(figure, reason)
 
@@ -360,9 +360,10 @@ def _mean(block: pd.DataFrame) -> float:
 
 
 def _panels(height: float) -> tuple[Figure, list[plt.Axes], plt.Axes]:
-    figure = plt.figure(figsize=(10.0, height), layout="constrained")
-    *axes, bar = figure.subplots(1, 3, width_ratios=[1, 1, 0.05])
-    return figure, axes, bar
+    figure = plt.figure(figsize=(WIDTH, height), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=[1, 0.04])
+    axes = [figure.add_subplot(grid[line, 0]) for line in range(2)]
+    return figure, axes, figure.add_subplot(grid[0, 1])
 
 
 def _heatmap(ax: plt.Axes, matrix: pd.DataFrame, bar: plt.Axes, numbers: bool = False) -> None:
@@ -379,9 +380,9 @@ def _borders(ax: plt.Axes, edges: Iterable[float], width: float) -> None:
         ax.axvline(edge, color="white", linewidth=width)
 
 
-def _labels(ax: plt.Axes, places: Sequence[float], names: list[str], title: str, left: bool) -> None:
-    """One label a block, in the middle of its side."""
-    ax.set_xticks(places, names, rotation=90)
-    ax.set_yticks(places, names if left else [""] * len(names), rotation=0)
+def _labels(ax: plt.Axes, places: Sequence[float], names: list[str], title: str, last: bool) -> None:
+    """One label a block, in the middle of its side; below, for the last of the heatmaps alone."""
+    ax.set_xticks(places, names if last else [""] * len(names), rotation=90, fontsize=9)
+    ax.set_yticks(places, names, rotation=0)
     ax.tick_params(length=0)
     ax.set(xlabel="", ylabel="", title=title)

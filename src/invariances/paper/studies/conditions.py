@@ -17,7 +17,7 @@ import seaborn as sns
 
 from invariances.intervals import interval
 from invariances.paper.frames import groups_of, shown_row
-from invariances.paper.plots import Drawing
+from invariances.paper.plots import WIDTH, Drawing
 from invariances.paper.rows import INVARIANCES
 from invariances.paper.tables import number
 
@@ -173,16 +173,18 @@ def figure(frame: pd.DataFrame) -> Drawing:
     rows = list(dict.fromkeys(found.row))
     columns = min(2, len(rows))
     shape = (-(-len(rows) // columns), columns)
-    drawn, axes = plt.subplots(*shape, figsize=(3.6 * columns, 3.1 * shape[0]), squeeze=False, layout="constrained")
+    drawn, axes = plt.subplots(
+        *shape, figsize=(WIDTH / 2 * columns, 3.1 * shape[0]), squeeze=False, layout="constrained"
+    )
     for ax in axes.flat[len(rows) :]:
         ax.set_visible(False)
     for row, ax in zip(rows, axes.flat, strict=False):
         _panel(ax, frame[frame.row == row], found[found.row == row])
-        ax.set_title(fill(shown_row(frame[frame.row == row]), 40), fontsize=10)
+        ax.set_title(fill(shown_row(frame[frame.row == row]), 36), fontsize=9.5)
     entries = {}
     for ax in axes.flat[: len(rows)]:
         entries |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    drawn.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    drawn.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return Drawing(
         drawn,
         "Calibrated alignment by invariance, one panel per row: pairs within the first condition, across "

@@ -17,7 +17,7 @@ from invariances.intervals import interval
 from invariances.paper import plan
 from invariances.paper.aligned import ALIGNED, BY_RETRIEVAL
 from invariances.paper.frames import across_groups, described, groups_of, save_table, shown_row
-from invariances.paper.plots import COLORS, HOLLOW, Drawing, draw_legend, panels
+from invariances.paper.plots import COLORS, HOLLOW, WIDTH, Drawing, draw_legend, panels
 from invariances.paper.rows import TITLES
 from invariances.paper.settings import Settings, check
 from invariances.paper.tables import banner, markdown_table, mean_with_bounds, number
@@ -174,7 +174,7 @@ def figure(frame: pd.DataFrame) -> Drawing:
     """The calibrated mean reciprocal rank by invariance, a panel a section and a line a row, with intervals."""
     ours = frame[frame.kind == "trained"]
     heights = ours.groupby("section", sort=False).row.nunique()
-    drawn, axes = panels(len(heights), 1, (8.0, 1.0 + 0.42 * heights.max()), extra_height=0.6)
+    drawn, axes = panels(len(heights), 1, (WIDTH, 1.0 + 0.42 * heights.max()), extra_height=0.6)
     for (section, part), ax in zip(ours.groupby("section", sort=False), axes, strict=True):
         _draw_rows(ax, part)
         ax.set_title(TITLES[str(section)], fontsize=11, loc="left")

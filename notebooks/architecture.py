@@ -110,7 +110,8 @@ display(tables.show(lead, "Alignment across architectures, reported and measured
 sentences.shows(sentences.scores(results))
 
 # %% [markdown]
-# Raw spaces stand for scale as well, which under cosine is the same. All columns:
+# Raw spaces stand for scale as well, which under cosine is the same. All columns stand below, and in
+# {download}`architecture.csv`:
 
 # %% tags=["hide-input"]
 whole = tables.alignment("architecture", results, intervals, plan.not_run(rows))

@@ -112,7 +112,8 @@ display(tables.show(lead, "Alignment across random seeds, reported and measured"
 sentences.shows(sentences.scores(results))
 
 # %% [markdown]
-# Scale invariance has no line: under cosine it equals raw spaces by definition. All columns:
+# Scale invariance has no line: under cosine it equals raw spaces by definition. All columns stand below, and in
+# {download}`initialization.csv`:
 
 # %% tags=["hide-input"]
 whole = tables.alignment("initialization", results, intervals, plan.not_run(rows))

@@ -157,6 +157,9 @@ lead = leads.stitching(results, intervals, plan.not_run(rows))
 display(tables.show(lead, "Zero-shot stitching, reported and measured"))
 sentences.shows(sentences.stitching(results))
 
+# %% [markdown]
+# *Kept* is the share of the ceiling. All columns stand below, and in {download}`stitching.csv`:
+
 # %% tags=["hide-input"]
 whole = tables.stitching(results, intervals, plan.not_run(rows))
 tables.fold(whole, "Controls, ceilings, data and notes of every line")

@@ -111,7 +111,8 @@ display(tables.show(lead, "Alignment across training procedures, reported and me
 sentences.shows(sentences.scores(results))
 
 # %% [markdown]
-# Lines of raw spaces are those of scale, too, since both have the same cosines. All columns:
+# Lines of raw spaces are those of scale, too, since both have the same cosines. All columns stand below, and in
+# {download}`training.csv`:
 
 # %% tags=["hide-input"]
 whole = tables.alignment("training", results, intervals, plan.not_run(rows))

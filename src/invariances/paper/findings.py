@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from invariances.paper import board
 from invariances.paper.aligned import ALIGNED
 from invariances.paper.claims import FINDINGS, judge_by_retrieval, judge_finding
 from invariances.paper.frames import read_table, shown_row
 from invariances.paper.judging import FAILS, HOLDS, IN_PART, NOT_JUDGED, UNTESTABLE, Outcome, Verdict
+from invariances.paper.plots import DPI
 from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES, row_named
 from invariances.paper.stitched import KEPT
@@ -23,6 +25,14 @@ from invariances.paper.tables import markdown_table
 __all__ = ["is_error", "judged", "outcomes", "overview", "read", "reported", "shown", "write"]
 
 
+NAMES = {
+    1: "Structure is shared",
+    2: "The best invariance depends on what varies",
+    3: "Models are stitched without training",
+    4: "Alignment predicts stitching",
+    5: "Vision and language alike",
+}
+"""The findings in a few words; `claims` has them whole."""
 MARKS = {HOLDS: "✓", IN_PART: "◐", FAILS: "✗", UNTESTABLE: "?", NOT_JUDGED: "○"}
 """Signs that stand before the words, for those who skim; the words alone say all."""
 SUPPORT = {True: "✓ supports", False: "✗ contradicts", None: "? cannot tell"}
@@ -52,7 +62,8 @@ def write(results: str | Path, into: str | Path) -> dict[str, Verdict]:
         The folder of the four ``<section>.csv``; where the study of retrieval was run, its table lies in the folder
         ``beyond`` beside it.
     into : path
-        Gets ``overview.md``, ``finding_<number>.md``, and ``outcomes.csv`` with one line per finding and row.
+        Gets ``overview.md``, ``finding_<number>.md``, ``outcomes.csv`` with one line per finding and row, and the
+        figure of reported against measured numbers, ``board.png``, with ``board.md`` that shows it.
 
     Returns
     -------
@@ -67,6 +78,10 @@ def write(results: str | Path, into: str | Path) -> dict[str, Verdict]:
         text = snippet(number, verdicts[str(number)], names) + _second_line(verdicts, number, names)
         (into / f"finding_{number}.md").write_text(text, encoding="utf-8")
     outcomes(verdicts).to_csv(into / "outcomes.csv", index=False)
+    drawn = board.draw(frames)
+    drawn.figure.savefig(into / "board.png", dpi=DPI, bbox_inches="tight", pad_inches=0.03)
+    drawn_alt = f"```{{image}} findings/board.png\n:alt: {drawn.alt}\n:width: 100%\n```\n"
+    (into / "board.md").write_text(drawn_alt, encoding="utf-8")
     return verdicts
 
 
@@ -125,7 +140,7 @@ def overview(verdicts: Mapping[str, Verdict]) -> str:
         lines.append(
             (
                 f"[{number}](finding-{number[0]})",
-                verdict.claim,
+                NAMES[int(number[0])] + number[1:],
                 shown(verdict),
                 supporting,
                 str(len(counts) - len(decided)) if len(counts) else "-",

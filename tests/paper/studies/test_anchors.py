@@ -162,7 +162,8 @@ def test_the_published_profiles_by_distance_agree_by_chance_when_read_by_cosine(
 
 
 def test_the_page_types_no_result_and_shows_every_file():
-    page = (ROOT / "book" / "beyond.md").read_text(encoding="utf-8")
+    names = ("structure", "texts", "anchors", "combinations")
+    page = "\n".join((ROOT / "book" / f"{name}.md").read_text(encoding="utf-8") for name in names)
     shown = {line.split()[-1] for line in page.splitlines() if line.startswith("```{")}
     files = {f"beyond/{path.name}" for path in PAGE.iterdir() if path.suffix in (".md", ".png")}
     assert shown - {"full-width"} >= files

@@ -78,14 +78,17 @@ def draw(frames: Mapping[str, pd.DataFrame]) -> Drawing:
     kept = [panel for panel in PANELS if (found.panel == panel).any()]
     heights = [found[found.panel == panel].row.nunique() + 0.8 for panel in kept]
     size = (WIDTH, 0.9 + 0.44 * sum(heights))
-    figure, axes = plt.subplots(len(kept), 1, figsize=size, height_ratios=heights, sharex=True, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        len(kept), 1, figsize=size, height_ratios=heights, sharex=True, layout="constrained", squeeze=False
+    )
     for panel, ax in zip(kept, axes.flat, strict=True):
         _draw_panel(ax, found[found.panel == panel])
         ax.set_title(PANELS[panel], fontsize=10, loc="left")
     draw_legend(figure, list(axes.flat), columns=3, fontsize=8.5)
+    rows = len(found.drop_duplicates(["panel", "row"]))
     return Drawing(
         figure,
-        f"Reported against measured numbers for {len(found.drop_duplicates(["panel", "row"]))} rows of the paper: alignment of raw spaces, by "
+        f"Reported against measured numbers for {rows} rows of the paper: alignment of raw spaces, by "
         "relative representations and after an affine map, and the share that stitching keeps, with chance",
     )
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from invariances.errors import RunError
-from invariances.paper import findings, judging
+from invariances.paper import board, findings, judging
 from invariances.paper.aligned import ALIGNED, BY_RETRIEVAL
 from invariances.paper.judging import Outcome, Verdict
 from invariances.paper.reported import STITCHING
@@ -27,7 +27,7 @@ def _alignment(section, affine, profile="laptop"):
                     value = score + 0.01 * rng.normal()
                     lines.append((row.name, a, b, group_a, group_b, invariance, value, value, 0.1, "trained", profile))
     columns = "row model_a model_b group_a group_b invariance score calibrated null_within_class kind profile"
-    return pd.DataFrame(lines, columns=columns.split())
+    return pd.DataFrame(lines, columns=columns.split()).assign(null=0.05)
 
 
 def _stitching(kept, profile="laptop"):
@@ -155,3 +155,20 @@ def test_retrieval_adds_a_second_line_to_the_second_finding(published, tmp_path)
     assert text.startswith((tmp_path / "alone" / "finding_2.md").read_text())
     assert "**By retrieval: ◐ holds in part.** Affine is highest in 18 of the 18 rows" in text
     assert set(pd.read_csv(tmp_path / "both" / "outcomes.csv").finding) >= {"2", "2, by retrieval"}
+
+
+def test_the_board_sets_reported_beside_measured_and_chance(published, tmp_path):
+    _, folder = published(affine=0.9, kept=0.95)
+    frames = {section: pd.read_csv(tmp_path / f"{section}.csv") for section in SECTIONS}
+    found = board.numbers(frames).set_index(["panel", "row", "invariance"])
+    line = found.loc["alignment", "MNIST", "affine"]
+    assert line.reported == 0.91
+    assert line.chance == pytest.approx(0.05)
+    assert line.measured == pytest.approx(0.9, abs=0.02)
+    trec = found.loc["stitching", "TREC", "relative"]
+    assert trec.reported == pytest.approx(75.89 / 91.70)
+    assert trec.measured == pytest.approx(0.95, abs=0.02)
+    mnist = found.loc["stitching", "MNIST", "affine"]
+    assert mnist.reported == pytest.approx((97.79 - 3.12) / (97.79 - 0.66))
+    assert (folder / "board.png").stat().st_size > 20_000
+    assert f"{len(found.groupby(level=[0, 1]))} rows of the paper" in (folder / "board.md").read_text()

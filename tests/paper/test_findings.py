@@ -37,7 +37,7 @@ def _stitching(kept, profile="laptop"):
     for row in ROWS["stitching"]:
         error = row.variants[0].task == "reconstruction"
         groups = [variant.label for variant in row.variants]
-        names = [(f"{group} {seed}", group) for group in groups for seed in range(max(2, 5 // len(groups)))]
+        names = [(f"{group} {seed}", group) for group in groups for seed in range(5 if len(groups) == 1 else 2)]
         for a, group_a in names:
             for b, group_b in names:
                 for space in row.spaces if a != b else ():
@@ -87,7 +87,7 @@ def test_the_page_says_what_was_planted(affine, kept, words, published):
 def test_every_row_stands_with_its_outcome_and_a_link_to_its_section(published):
     verdicts, folder = published()
     text = (folder / "finding_3.md").read_text()
-    for row in STITCHING:
+    for row in [row.name for row in ROWS["stitching"] if row.beside in STITCHING]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| [{row}](results/stitching.ipynb)")]
         assert "✓ supports" in line
         word = "closes" if row in ("MNIST", "CIFAR-10") else "keeps"

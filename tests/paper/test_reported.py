@@ -6,7 +6,7 @@ import pytest
 from invariances.paper import reported
 from invariances.paper.profiles import PROFILES, Profile
 from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
-from invariances.paper.rows import INVARIANCES, ROWS, TITLES, dataset_names
+from invariances.paper.rows import FIVE_STARS, INVARIANCES, ROWS, TITLES, dataset_names
 from invariances.zoo.datasets import REGISTRY, source_named
 from invariances.zoo.recipes import Network, Training
 
@@ -43,7 +43,7 @@ COLUMNS["stitching"] = ["ceiling", "absolute", "relative", "affine"]
 PICTURES = ("MNIST", "Fashion-MNIST", "CIFAR-10", "CIFAR-100")
 NOT_REPORTED = {
     "initialization": {"Fashion-MNIST", *(f"{name}, reconstruction" for name in PICTURES)},
-    "stitching": {"MNIST, classification", "CIFAR-10, classification"},
+    "stitching": {"MNIST, classification", "CIFAR-10, classification", "DBpedia, pretrained encoders", FIVE_STARS},
 }
 VARIANTS = [(section, row, variant) for section, rows in ROWS.items() for row in rows for variant in row.variants]
 VARIANT_IDS = [f"{section}: {row.name}: {variant.label}" for section, row, variant in VARIANTS]
@@ -72,10 +72,18 @@ def test_there_is_no_table_that_the_page_lacks():
 
 @pytest.mark.parametrize("section", PAGE)
 def test_the_rows_are_the_page_s_rows_in_its_order(section):
-    names = [row.name for row in ROWS[section]]
-    assert len(set(names)) == len(names)
-    assert set(names) - set(tables()[section]) == NOT_REPORTED.get(section, set())
-    assert [name for name in names if name in tables()[section]] == list(tables()[section])
+    rows = ROWS[section]
+    assert len({row.name for row in rows}) == len(rows)
+    assert {row.name for row in rows if row.beside not in tables()[section]} == NOT_REPORTED.get(section, set())
+    beside = [row.beside for row in rows if row.beside in tables()[section]]
+    assert list(dict.fromkeys(beside)) == list(tables()[section])
+
+
+def test_a_frozen_row_stands_beside_the_number_of_its_source_and_one_from_scratch_beside_none():
+    (coarse,) = (row for row in ROWS["stitching"] if row.crosses_encoders)
+    assert reported.stitching_beside(coarse.name) == STITCHING["Amazon (Cross-lingual)"]
+    assert reported.stitching_beside(FIVE_STARS) == {}
+    assert reported.stitching_beside("TREC, pretrained encoders") == reported.stitching_beside("TREC")
 
 
 def test_the_columns_are_the_method_s_invariances():
@@ -100,6 +108,9 @@ def test_every_variant_can_be_made_in_every_profile(section, row, variant):
     kind = source_named(variant.dataset).kind
     changes = dict(variant.training)
     for profile in PROFILES.values():
+        if variant.frozen:
+            assert len(profile.checkpoints[variant.network]) >= 2
+            continue
         network = Network(**profile.networks[variant.network])
         assert (network.family in ("bert", "roberta")) == (kind == "text")
         Training(**{"epochs": 1, **changes})
@@ -158,7 +169,7 @@ def test_the_small_vit_is_smaller_than_the_base(profile):
 
 
 def test_cross_lingual_stitching_has_the_three_languages():
-    (row,) = (row for row in ROWS["stitching"] if row.name == "Amazon (Cross-lingual)")
+    (row,) = (row for row in ROWS["stitching"] if row.name == FIVE_STARS)
     assert [variant.dataset for variant in row.variants] == ["amazon-en", "amazon-de", "amazon-fr"]
 
 

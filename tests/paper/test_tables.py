@@ -5,9 +5,10 @@ import pytest
 
 from invariances import interval
 from invariances.paper import figures, frames, stitched, tables
+from invariances.paper.rows import FIVE_STARS, FROZEN_LANGUAGES
 
 GROUPS = {"en 0": "en", "en 1": "en", "de 0": "de", "de 1": "de", "untrained en": "en", "untrained de": "de"}
-ROW = "Amazon (Cross-lingual)"
+ROW = FIVE_STARS
 WITHIN, ACROSS = 0.8, {"none": 0.5, "shuffled anchors": 0.3, "untrained encoder": 0.2}
 
 
@@ -90,3 +91,34 @@ def test_groups_that_differ_make_a_correlation_that_is_gone_within_them():
     alone = frame.assign(group_a="A", group_b="A")
     assert stitched.predictions(alone).evidence.item().count("within groups") == 0
     assert tables.prediction(alone)["p (within groups)"].tolist() == ["-"]
+
+
+def test_a_row_of_two_encoders_names_its_controls_and_its_groups():
+    models = [(language, encoder) for language in "xyz" for encoder in ("e", "u")]
+    lines = [
+        (f"{a} {e}", f"{b} {f}", a, b, e, f, "same encoder" if e == f else "same group" if a == b else "none")
+        for a, e in models
+        for b, f in models
+        if (a, e) != (b, f)
+    ]
+    columns = ["model_a", "model_b", "group_a", "group_b", "encoder_a", "encoder_b", "control"]
+    frame = pd.DataFrame(lines, columns=columns)
+    score = frame.control.map({"none": 0.6, "same encoder": 0.8, "same group": 0.7})
+    frame = frame.assign(row=FROZEN_LANGUAGES.name, invariance="affine", metric="f1", ceiling=1.0, n_anchors=50)
+    frame = frame.assign(score=score, retention=score, n_train=9, n_samples=9, data="planted", profile="smoke")
+    real = frames.over_groups(frame[frame.control == "none"])
+    span = interval(real, "score")
+    line = tables.stitching(frame, {(FROZEN_LANGUAGES.name, "affine"): span}).set_index(["Row", "Stitched"])
+    line = line.loc[FROZEN_LANGUAGES.name, "Affine"]
+    assert line.Measured.startswith("60.00 ")
+    assert line.Models == "6 (3 groups, 2 encoders)"
+    assert "same encoder: 80.00; same group: 70.00" in line.Note
+    assert line["Reported stitched"] == "74.21 ± 0.45"
+
+
+def test_a_banner_says_which_rows_were_run_when():
+    plan = pd.DataFrame({"row": ["a", "b"], "data": ["d", "d"], "models": 3, "training samples": 9, "anchors": 5})
+    plan = plan.assign(**{"test samples": 7, "date": ["2026-01-01", "2026-02-02"], "commit": "abc", "machine": "m"})
+    said = tables.banner(plan, "laptop")
+    assert "Run on 2026-01-01 by commit abc, m: a. Run on 2026-02-02 by commit abc, m: b." in said
+    assert tables.banner(plan.assign(date="2026-01-01"), "laptop").endswith("commit abc, m.\n>\n> Data used: d.")

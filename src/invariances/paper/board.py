@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from invariances.paper.aligned import ALIGNED
 from invariances.paper.frames import across_groups, over_groups, shown_row
 from invariances.paper.plots import COLORS, WIDTH, Drawing, draw_legend
-from invariances.paper.reported import ALIGNMENT, STITCHING
+from invariances.paper.reported import ALIGNMENT, stitching_beside
 
 __all__ = ["draw", "numbers"]
 
@@ -46,10 +46,11 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 key = ("alignment", shown_row(part), name)
                 lines.append((*key, cells[name].mean, own.score.mean(), own.null.mean()))
     frame = frames["stitching"]
-    for row, cells in STITCHING.items():
+    for row in frame.row.drop_duplicates():
+        cells = stitching_beside(row)
         part = over_groups(across_groups(frame[(frame.row == row) & (frame.control == "none")]))
         shuffled = across_groups(frame[(frame.row == row) & (frame.control == "shuffled anchors")])
-        if part.empty:
+        if part.empty or not cells:
             continue
         own = part.groupby("invariance").score.mean()
         ceiling, lost = part[part.invariance == "absolute"].ceiling.mean(), own["absolute"]

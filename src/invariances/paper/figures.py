@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 
 from invariances.intervals import Interval
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.frames import across_groups, shown_row
+from invariances.paper.frames import SAME_ENCODER, across_groups, shown_row
 from invariances.paper.plots import COLORS, WIDTH, Drawing, draw_legend, panels
 from invariances.paper.reported import ALIGNMENT, Reported
 from invariances.paper.stitched import predictions
@@ -38,7 +38,7 @@ __all__ = [
 
 LEVELS = {"null": ("shuffled", ":"), "null_within_class": ("shuffled in class", "--"), "untrained": ("untrained", "-")}
 """The levels that alignment is read against, with their name and line."""
-CONTROLS = {"self-stitch": "-", "same encoder": "-.", "shuffled anchors": ":", "untrained encoder": "--"}
+CONTROLS = {"self-stitch": "-", SAME_ENCODER: "-.", "shuffled anchors": ":", "untrained encoder": "--"}
 """The controls of stitching, with their line."""
 LOWEST = -0.5
 """Where figures of explained variance end: a map into a wrong place explains less than nothing."""

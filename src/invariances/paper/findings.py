@@ -18,7 +18,7 @@ from invariances.paper.frames import read_table, shown_row
 from invariances.paper.judging import FAILS, HOLDS, IN_PART, NOT_JUDGED, UNTESTABLE, Outcome, Verdict
 from invariances.paper.plots import DPI
 from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
-from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES, row_named
+from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES
 from invariances.paper.stitched import KEPT
 from invariances.paper.tables import markdown_table
 
@@ -198,11 +198,15 @@ def reported(number: int) -> str:
     said = []
     for modality in ("vision", "language"):
         aligned, stitched = (
-            {name: cells for name, cells in part.items() if row_named(name).modality == modality}
-            for part in (rows, STITCHING)
+            {name: cells for name, cells in part.items() if _modality(name) == modality} for part in (rows, STITCHING)
         )
         said.append(f"{modality.capitalize()}: {_uncovered(aligned)} {_kept(stitched)}")
     return " ".join(said)
+
+
+def _modality(name: str) -> str:
+    """Of a row of the paper's tables."""
+    return next(row.modality for section in SECTIONS for row in ROWS[section] if row.beside == name)
 
 
 def _uncovered(rows: Mapping[str, Mapping[str, Reported]]) -> str:

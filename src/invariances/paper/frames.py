@@ -24,6 +24,8 @@ from invariances.zoo.recipes import Network, Recipe
 from invariances.zoo.trained import machine
 
 __all__ = [
+    "SAME_ENCODER",
+    "SAME_GROUP",
     "across_groups",
     "described",
     "groups_of",

@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from invariances.errors import ParameterError, PretrainedError
-from invariances.paper.rows import PLANNED, ROWS, Row, Variant, own_row
+from invariances.paper.rows import ROWS, Row, Variant, own_row
 from invariances.paper.settings import Settings
 from invariances.zoo import datasets, heads, locating, models, own_data, pretrained
 from invariances.zoo.heads import HeadRecipe
@@ -38,7 +38,6 @@ __all__ = [
     "one_model",
     "one_per_modality",
     "pairs",
-    "planned",
     "pool_size",
     "quality",
     "recipes",
@@ -123,17 +122,6 @@ def rows(settings: Settings) -> dict[str, PlannedRow]:
         reason = next(row.not_run for row in planned.values() if row.row.dataset in settings.chosen_datasets)
         raise PretrainedError(f"no row of {settings.section} can be run; {reason}")
     return planned
-
-
-def planned(settings: Settings) -> dict[str, PlannedRow]:
-    """The rows that the next full run adds to a section, as `rows` gives the others.
-
-    Raises
-    ------
-    DataError
-        If a data set is missing; one sentence says how to get it.
-    """
-    return {row.name: _plan_row(row, settings) for row in PLANNED.get(settings.section, ())}
 
 
 def _rows(settings: Settings) -> dict[str, PlannedRow]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from invariances.paper.rows import FIVE_STARS
+
 __all__ = ["PROFILES", "Profile"]
 
 
@@ -140,7 +142,7 @@ PROFILES: dict[str, Profile] = {
                 },
                 "architecture": {"": 5, "ViT-Small vs ViT-Base": 3},
                 "training": {"": 5, "ImageNet: Aug Light vs Heavy": 4, "Amazon Reviews: Batch 32 vs 128": 4},
-                "stitching": {"": 5, "Amazon (Cross-lingual)": 2, "MNIST, classification": 10},
+                "stitching": {"": 5, FIVE_STARS: 2, "MNIST, classification": 10},
             },
             checkpoints=FROZEN,
             frozen={"n_train": 1_600, "n_test": 800, "length": 1_000, "tokens": 128, "heads": 5},

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ALIGNMENT", "Reported", "STITCHING"]
+from invariances.paper.rows import row_named
+
+__all__ = ["ALIGNMENT", "Reported", "STITCHING", "stitching_beside"]
 
 
 class Reported(NamedTuple):
@@ -79,3 +81,9 @@ STITCHING: dict[str, dict[str, Reported]] = {
 }
 """Stitching by row; ``ceiling`` is the column "Non-Stitched". Errors are MSE x 1000 (the lineage's
 code prints them so), F1 is in percent."""
+
+
+def stitching_beside(row: str) -> dict[str, Reported]:
+    """The reported numbers that a row of the stitching section stands beside, by space; none where there are none."""
+    known = row_named(row)
+    return STITCHING.get(known.beside if known else row, {})

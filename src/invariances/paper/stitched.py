@@ -11,7 +11,7 @@ import pandas as pd
 from invariances.intervals import interval
 from invariances.paper.frames import across_groups, groups_of, over_groups
 from invariances.paper.judging import Outcome, decided, describe
-from invariances.paper.reported import STITCHING
+from invariances.paper.reported import stitching_beside
 from invariances.prediction import rank_prediction
 
 __all__ = [
@@ -35,7 +35,7 @@ SIGNIFICANT = 0.05
 
 def communicates(frame: pd.DataFrame) -> list[Outcome]:
     """For each row beside a reported number, whether relative or affine stitching comes near the ceiling."""
-    return [_near_ceiling(row, frame[frame.row == row]) for row in STITCHING if (frame.row == row).any()]
+    return [_near_ceiling(row, part) for row, part in frame.groupby("row", sort=False) if stitching_beside(str(row))]
 
 
 def _near_ceiling(row: str, part: pd.DataFrame) -> Outcome:
@@ -43,7 +43,7 @@ def _near_ceiling(row: str, part: pd.DataFrame) -> Outcome:
     unstitched = real[real.invariance == "absolute"]
     absolute, whole = unstitched.score.mean(), unstitched.ceiling.mean()
     errors, spans, said = (real.metric == "mse").all(), {}, []
-    reported = STITCHING[row]
+    reported = stitching_beside(row)
     for space, own in real[real.invariance.isin(["relative", "affine"])].groupby("invariance"):
         if errors:
             own = own.assign(retention=(absolute - own.score) / (absolute - own.ceiling))

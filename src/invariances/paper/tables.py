@@ -16,8 +16,8 @@ from pandas.io.formats.style import Styler
 
 from invariances.intervals import Interval, difference, interval
 from invariances.ladders import ALL_PAIRS
-from invariances.paper.frames import across_groups, groups_of, shown_row
-from invariances.paper.reported import ALIGNMENT, STITCHING
+from invariances.paper.frames import SAME_ENCODER, SAME_GROUP, across_groups, groups_of, shown_row
+from invariances.paper.reported import ALIGNMENT, stitching_beside
 from invariances.paper.rows import INVARIANCES, ROWS
 from invariances.paper.stitched import predictions
 from invariances.verdict import WEAK, Verdict
@@ -127,7 +127,7 @@ def stitching(frame: pd.DataFrame, intervals: Intervals, not_run: Mapping[str, s
     for row in ROWS["stitching"]:
         part = frame[frame.row == row.name]
         for space in row.spaces:
-            reported = STITCHING.get(row.name, {})
+            reported = stitching_beside(row.name)
             line = {
                 "Row": row.name,
                 "Stitched": SPACES[space],
@@ -161,11 +161,24 @@ def _stitched(own: pd.DataFrame, span: Interval) -> dict[str, str]:
         "Untrained encoder": number(factor * untrained),
         "Calibrated": number((score - null) / room if room else math.nan),
         "Retention": number(real.retention.mean()),
-        "Models": str(real.model_a.nunique()),
+        "Models": _crossed(real) or str(real.model_a.nunique()),
         "Data": f"{first.data}; {_range(real.n_train)} training samples, {first.n_anchors} anchors, "
         f"{_range(real.n_samples)} scored",
-        "Note": span.note,
+        "Note": "; ".join(filter(None, [span.note, *_shared_ends(own, factor)])),
     }
+
+
+def _crossed(real: pd.DataFrame) -> str:
+    """How many groups and encoders the models are of, where a pair is of two of either; empty elsewhere."""
+    if "encoder_a" not in real or real.encoder_a.isna().all():
+        return ""
+    return f"{real.model_a.nunique()} ({real.group_a.nunique()} groups, {real.encoder_a.nunique()} encoders)"
+
+
+def _shared_ends(own: pd.DataFrame, factor: int) -> list[str]:
+    """What pairs reach that share their encoder or their group, where these are controls."""
+    means = {name: own[own.control == name].score.mean() for name in (SAME_ENCODER, SAME_GROUP)}
+    return [f"{name}: {factor * mean:.2f}" for name, mean in means.items() if not math.isnan(mean)]
 
 
 def prediction(frame: pd.DataFrame) -> pd.DataFrame:
@@ -377,12 +390,15 @@ def banner(frame: pd.DataFrame, profile: str) -> str:
     run = frame[frame.models > 0] if "models" in frame else frame
     lines = [size, f"Data used: {'; '.join(dict.fromkeys(run.data))}."]
     if "commit" in run:
-        first = run.iloc[0]
+        runs = run.groupby(["date", "commit", "machine"], sort=False).row.agg(", ".join)
+        said = [
+            f"Run on {date} by commit {commit}, {machine}" + (f": {rows}." if len(runs) > 1 else ".")
+            for (date, commit, machine), rows in runs.items()
+        ]
         lines.insert(
             1,
             f"{len(run)} rows of {_range(run.models)} models; {_range(run['training samples'])} training samples, "
-            f"{_range(run.anchors)} anchors, {_range(run['test samples'])} test samples. Run on {first.date} by commit "
-            f"{first.commit}, {first.machine}.",
+            f"{_range(run.anchors)} anchors, {_range(run['test samples'])} test samples. {' '.join(said)}",
         )
     return "\n>\n".join(f"> {line}" for line in lines)
 

@@ -16,7 +16,7 @@ import pandas as pd
 from invariances.alignment import align
 from invariances.paper.findings import is_error, read
 from invariances.paper.frames import across_groups
-from invariances.paper.reported import ALIGNMENT, STITCHING
+from invariances.paper.reported import ALIGNMENT, STITCHING, stitching_beside
 from invariances.paper.tables import markdown_table
 from invariances.transforms import Relative
 
@@ -249,17 +249,16 @@ def _show_chance(frame: pd.DataFrame) -> str:
 
 def _real(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The paper's stitching rows without controls, as far as they were run."""
-    for row in STITCHING:
-        part = across_groups(frame[(frame.row == row) & (frame.control == "none")])
-        if len(part):
-            yield row, part
+    for row, found in frame[frame.control == "none"].groupby("row", sort=False):
+        if stitching_beside(str(row)):
+            yield str(row), across_groups(found)
 
 
 def errors(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean squared errors as reported, and as measured on pixels between 0 and 1."""
     lines = []
     for row, part in _real(frame):
-        cells = STITCHING[row]
+        cells = stitching_beside(row)
         if is_error(cells):
             measured = part[part.invariance == "absolute"]
             lines.append(
@@ -293,12 +292,12 @@ def ceilings(frame: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for row, part in _real(frame):
         own = {space: part[part.invariance == space].ceiling.mean() for space in ("absolute", "relative")}
-        factor = 1000 if is_error(STITCHING[row]) else 100
+        factor = 1000 if is_error(stitching_beside(row)) else 100
         lines.append(
             {
                 "row": row,
                 "metric": part.metric.iloc[0],
-                "reported": STITCHING[row]["ceiling"].mean,
+                "reported": stitching_beside(row)["ceiling"].mean,
                 **{space: factor * value for space, value in own.items()},
                 "data": part.data.iloc[0],
             }

@@ -128,13 +128,13 @@ def test_another_metric_in_the_one_cell_changes_table_and_figure(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     given = {"datasets": "mnist", "seeds": 2, "epochs": 1}
     default = _executed("initialization", given)
-    own, drawn = default["shown"], default["_oh"]
+    own, drawn = default["whole"], default["_oh"]
     pictures = [value.alt for value in drawn.values() if hasattr(value, "alt")]
     changed = _executed("initialization", given, metric="cka")
     again = [value.alt for value in changed["_oh"].values() if hasattr(value, "alt")]
     assert set(changed["results"].metric) == {"cka"}
     assert (
-        own.Measured[own.Row == "MNIST"].to_numpy() != changed["shown"].Measured[own.Row == "MNIST"].to_numpy()
+        own.Measured[own.Row == "MNIST"].to_numpy() != changed["whole"].Measured[own.Row == "MNIST"].to_numpy()
     ).any()
     assert any(text.startswith("cosine") for text in pictures)
     assert any(text.startswith("cka") for text in again)

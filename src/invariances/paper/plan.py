@@ -18,10 +18,10 @@ from tqdm import tqdm
 from invariances.errors import ParameterError, PretrainedError
 from invariances.paper.rows import ROWS, Row, Variant, own_row
 from invariances.paper.settings import Settings
-from invariances.zoo import datasets, heads, locating, models, own_data, pretrained
+from invariances.paper.views import anchor_count, view
+from invariances.zoo import datasets, heads, models, own_data, pretrained
 from invariances.zoo.heads import HeadRecipe
 from invariances.zoo.recipes import Network, Recipe, Training
-from invariances.zoo.trained import ANCHOR_POOL
 
 __all__ = [
     "KINDS",
@@ -38,7 +38,6 @@ __all__ = [
     "one_model",
     "one_per_modality",
     "pairs",
-    "pool_size",
     "quality",
     "recipes",
     "rows",
@@ -154,14 +153,14 @@ def _plan_group(variant: Variant, row: Row, settings: Settings) -> Group:
     seeds = settings.seeds or settings.sizes.seeds_of(settings.section, row.name)
     heads = (settings.seeds or settings.sizes.frozen["heads"]) if variant.frozen else 1
     networks = _networks(variant, seeds, settings)
-    prepared_for = [datasets.prepare(_view(variant, row, network, settings)) for network in networks]
+    prepared_for = [datasets.prepare(view(variant, row, network, settings)) for network in networks]
     prepared = prepared_for[0]
     if settings.samples and prepared.n_train < settings.samples:
         raise ParameterError(
             f"parameter samples is {settings.samples}, but {prepared.title} has {prepared.n_train} training samples "
             "here; give at most so many"
         )
-    anchors = _anchor_count(prepared, row, settings)
+    anchors = anchor_count(prepared, row, settings)
     bases = [
         Recipe(own.key, own.title, variant.task, network, _training(variant, network, settings), 0)
         for own, network in zip(prepared_for, networks, strict=True)
@@ -201,7 +200,7 @@ def _stand_ins_for_untrained(variant: Variant, row: Row, base: Recipe, settings:
     found = {}
     for name in settings.sizes.checkpoints[UNTRAINED]:
         network = Network("pretrained", checkpoint=pretrained.pinned(name))
-        data = datasets.prepare(_view(variant, row, network, settings)).key
+        data = datasets.prepare(view(variant, row, network, settings)).key
         recipe = replace(base, data=data, network=network, training=replace(base.training, epochs=0))
         found[_frozen_name(variant, recipe)] = recipe
     return found
@@ -231,49 +230,6 @@ def _networks(variant: Variant, seeds: int, settings: Settings) -> list[Network]
             chosen = names[:seeds]
             return [Network("pretrained", checkpoint=pretrained.pinned(name)) for name in chosen]
     return [Network(**sizes.networks[variant.network])]
-
-
-def _view(variant: Variant, row: Row, network: Network, settings: Settings) -> locating.View:
-    sizes, source = settings.sizes, datasets.source_named(variant.dataset)
-    n_train = settings.samples or sizes.n_train.get(variant.dataset, sizes.n_train[""])
-    common = {"dataset": variant.dataset, "data": settings.value("data"), "n_train": n_train, "n_test": sizes.n_test}
-    if source.kind == "image":
-        pixels = sizes.pixels_imagenet if variant.dataset == "imagenet" else sizes.pixels
-        return locating.View(**common, pixels=pixels, channels=source.channels)
-    if variant.frozen:
-        frozen, whole = sizes.frozen, pretrained.named(network.checkpoint).engine
-        common |= {"n_train": settings.samples or frozen["n_train"], "n_test": frozen["n_test"]}
-        return locating.View(
-            **common,
-            tokenizer="characters" if whole else network.checkpoint,
-            length=frozen["length"] if whole else frozen["tokens"],
-            n_parallel=sizes.n_parallel if row.cross_lingual else 0,
-            parallel=row.parallel,
-            coarse=variant.coarse,
-        )
-    crosses = settings.section == "stitching" and source.language is not None
-    return locating.View(
-        **common,
-        tokenizer=network.checkpoint or ("byte-bpe" if network.family == "roberta" else "wordpiece"),
-        vocabulary=0 if network.checkpoint else sizes.vocabulary,
-        length=sizes.length.get(variant.dataset, sizes.length[""]),
-        n_parallel=sizes.n_parallel if crosses else 0,
-    )
-
-
-def pool_size(prepared: datasets.Prepared, row: Row | None = None) -> int:
-    """How many samples of a data set anchors are drawn from: of sentences with documents, half of the documents."""
-    pool = min(prepared.n_parallel or prepared.n_train, ANCHOR_POOL)
-    return pool // 2 if row and row.cross_lingual and datasets.source_named(row.parallel).document else pool
-
-
-def _anchor_count(prepared: datasets.Prepared, row: Row, settings: Settings) -> int:
-    pool = pool_size(prepared, row)
-    if settings.anchors and settings.anchors > pool:
-        raise ParameterError(
-            f"parameter anchors is {settings.anchors}, but {prepared.title} offers {pool}; give at most so many"
-        )
-    return min(settings.value("anchors"), pool)
 
 
 def _training(variant: Variant, network: Network, settings: Settings) -> Training:

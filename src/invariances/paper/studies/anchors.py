@@ -15,10 +15,10 @@ import torch
 from invariances import zoo
 from invariances.alignment import align
 from invariances.intervals import interval
-from invariances.paper import plan
 from invariances.paper.frames import save_table
 from invariances.paper.profiles import PROFILES
 from invariances.paper.tables import banner, markdown_table
+from invariances.paper.views import pool_size
 from invariances.transforms import Affine, Orthogonal, Transform
 from invariances.zoo import workers
 
@@ -111,7 +111,7 @@ def study_anchors(profile: str, processes: int | None = None) -> pd.DataFrame:
     """
     planned, size = groups(profile, ANCHORED), SIZES[profile]
     zoo.train([recipe for group in planned.values() for recipe in group.recipes.values()])
-    pools = {row: plan.pool_size(group.prepared) for row, group in planned.items()}
+    pools = {row: pool_size(group.prepared) for row, group in planned.items()}
     counts = {row: sorted({min(k, pool) for k in size.counts}) for row, pool in pools.items()}
     units = [Draw(profile, row, k, draw) for row in planned for k in counts[row] for draw in range(size.draws)]
     frames = workers.run(_measure_draw, units, "draws of anchors", processes, size=lambda unit: unit.k + 100)

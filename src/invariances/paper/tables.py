@@ -203,7 +203,7 @@ def prediction(frame: pd.DataFrame) -> pd.DataFrame:
                 "Note": line.reason if not line.testable else "",
             }
         )
-    return pd.DataFrame(lines)
+    return _named_once(pd.DataFrame(lines)) if lines else pd.DataFrame()
 
 
 def _not_run(row: str, reasons: Mapping[str, str] | None) -> dict[str, str]:
@@ -233,7 +233,12 @@ def models(frame: pd.DataFrame) -> pd.DataFrame:
             if score in part and part[score].notna().all()
         }
         lines.append({**said, "Models": str(len(part)), **shown})
-    return pd.DataFrame(lines)
+    return _named_once(pd.DataFrame(lines))
+
+
+def _named_once(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the name of a row on the first of its lines alone."""
+    return table.assign(Row=table.Row.where(table.Row != table.Row.shift(), ""))
 
 
 # The ladder ------------------------------------------------------------------------------------

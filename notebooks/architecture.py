@@ -200,10 +200,11 @@ maps = ladder(
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "architecture_ladder")
 caption = "Which maps lead from one architecture's space to the other's"
-display(tables.show(tables.ladder(steps), caption))
+display(tables.show(leads.ladder(steps), caption))
 sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
+display(tables.fold(tables.ladder(steps), "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]

@@ -152,10 +152,11 @@ maps = ladder(
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "initialization_ladder")
 caption = "Which maps lead from one seed's space to another's"
-display(tables.show(tables.ladder(steps), caption))
+display(tables.show(leads.ladder(steps), caption))
 sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
+display(tables.fold(tables.ladder(steps), "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]

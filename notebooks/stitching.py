@@ -200,8 +200,9 @@ for row in plan.autoencoders(rows):
 
 # %% tags=["hide-input"]
 caption = "Rank correlation of alignment with the share of the ceiling that stitching keeps"
-display(tables.show(tables.prediction(results), caption))
-sentences.shows(sentences.prediction(results))
+display(tables.show(leads.prediction(results), caption))
+display(sentences.shows(sentences.prediction(results)))
+tables.fold(tables.prediction(results), "Spread of retention, groups, held-out models, notes")
 
 # %% tags=["hide-input"]
 figures.prediction(results)
@@ -222,10 +223,11 @@ maps = ladder(
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "stitching_ladder")
 caption = "Which maps lead from one model's space to another's"
-display(tables.show(tables.ladder(steps), caption))
+display(tables.show(leads.ladder(steps), caption))
 sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
+display(tables.fold(tables.ladder(steps), "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]

@@ -66,14 +66,16 @@ RECOMPUTED = {
     "Alignment across": lambda section: _alignment(section, leads.alignment),
     "Nulls, untrained networks": lambda section: _alignment(section, tables.alignment),
     "Calibrated alignment across and within": lambda section: conditions.table(_csv(section)),
-    "Which maps lead from": lambda section: tables.ladder(_csv(f"{section}_ladder")),
+    "Which maps lead from": lambda section: leads.ladder(_csv(f"{section}_ladder")),
+    "All classes of maps": lambda section: tables.ladder(_csv(f"{section}_ladder")),
     "CKA within and across": lambda section: cka_tables.blocks(_csv("architecture_cka")),
     "CKA within vision": lambda section: cka_tables.by_modality(_csv("architecture_cka")),
     "CKA between vision and language": lambda section: cka_tables.cross_modal(_csv("architecture_cka")),
     "Test accuracy with attention": lambda section: attention.accuracies(_csv("training_attention")),
     "Zero-shot stitching": lambda section: _stitching(section, leads.stitching),
     "Controls, ceilings": lambda section: _stitching(section, tables.stitching),
-    "Rank correlation of alignment": lambda section: tables.prediction(_csv(section)),
+    "Rank correlation of alignment": lambda section: leads.prediction(_csv(section)),
+    "Spread of retention": lambda section: tables.prediction(_csv(section)),
 }
 """A table's numbers from the committed CSV alone, by how its caption starts."""
 

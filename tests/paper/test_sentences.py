@@ -104,6 +104,16 @@ def test_the_lead_table_of_stitching_has_six_columns_and_the_verdicts_of_the_fin
     assert shown["MNIST, classification"] == ""  # beside no reported number
 
 
+def test_lead_tables_of_the_ladder_and_of_prediction_have_six_columns_of_the_whole_ones():
+    steps, frame = published("training_ladder"), published("stitching")
+    for lead, whole in (
+        (leads.ladder(steps), tables.ladder(steps)),
+        (leads.prediction(frame), tables.prediction(frame)),
+    ):
+        assert lead.shape == (len(whole), 6)
+        assert lead.equals(whole[list(lead.columns)])
+
+
 def test_transformers_are_called_by_their_real_size_and_imagenet_by_what_is_there():
     part = pd.DataFrame({"row": ["BERT vs RoBERTa"], "profile": ["laptop"], "data": ["trec"], "n_train": [9]})
     assert frames.shown_row(part) == "BERT (2 × 128) vs RoBERTa (2 × 128)"

@@ -13,7 +13,7 @@ from invariances.paper.frames import shown_row
 from invariances.paper.judging import Outcome
 from invariances.paper.rows import INVARIANCES
 
-__all__ = ["alignment", "stitching"]
+__all__ = ["alignment", "ladder", "prediction", "stitching"]
 
 Intervals = Mapping[tuple[str, str], Interval]
 
@@ -77,3 +77,16 @@ def stitching(frame: pd.DataFrame, intervals: Intervals, not_run: Mapping[str, s
     if "Ceiling" in full:
         lead["Measured"] = lead.Measured.where(full.Ceiling == "", lead.Measured + "; not stitched " + full.Ceiling)
     return lead
+
+
+def ladder(frame: pd.DataFrame) -> pd.DataFrame:
+    """What the ladder names for each row and what that rests on, from the table that `tables.ladder` gives."""
+    columns = ["Explained by rotation", "Explained by affine", "Affine beyond similarity", "Models"]
+    return tables.ladder(frame)[["Row", "Structure of T", *columns]]
+
+
+def prediction(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whether alignment predicts stitching, from the table that `tables.prediction` gives."""
+    full = tables.prediction(frame)
+    columns = ["Rank correlation", "p (models relabelled)", "p (Holm)", "Gain of choosing by it"]
+    return full[["Row", "Stitched", *columns]] if len(full) else full

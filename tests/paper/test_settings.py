@@ -12,7 +12,7 @@ PAPER_NAMES = {
     "initialization": ["mnist", "fashion-mnist", "cifar-10", "cifar-100", "trec", "dbpedia"],
     "architecture": ["cifar-10", "trec"],
     "training": ["cifar-10", "cifar-100", "imagenet", "amazon"],
-    "stitching": ["mnist", "cifar-10", "trec", "amazon"],
+    "stitching": ["mnist", "cifar-10", "trec", "dbpedia", "amazon"],
 }
 
 

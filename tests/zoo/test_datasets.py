@@ -121,7 +121,8 @@ def test_every_data_set_loads_balanced_with_its_published_classes(real_data, nam
         shape, dtype = (12,), np.int32
     arrays = datasets.load(prepared.key).arrays
 
-    assert (prepared.title, prepared.source) == (name, "the given folder")
+    title = {"imagenet": "imagenet, 10 classes (Imagenette)"}.get(name, name)
+    assert (prepared.title, prepared.source) == (title, "the given folder")
     assert (prepared.n_train, prepared.n_test, prepared.n_parallel) == (n_train, n_test, 0)
     assert len(prepared.classes) == n_classes
     assert {label: prepared.classes[label] for label in some_names} == some_names
@@ -369,7 +370,7 @@ def test_a_relative_folder_counts_from_the_folder_of_the_start(tiny_pictures, mo
 def test_the_environment_names_the_folder(tiny_pictures, monkeypatch):
     monkeypatch.setenv("INVARIANCES_DATA", str(tiny_pictures))
     prepared = datasets.prepare(image_view("cifar-10", "auto"))
-    assert (prepared.title, prepared.source) == ("cifar-10", "INVARIANCES_DATA")
+    assert (prepared.title, prepared.source) == ("cifar-10, 9 classes", "INVARIANCES_DATA")  # one of ten is missing
     assert prepared.key == datasets.prepare(image_view("cifar-10", tiny_pictures)).key
 
 

@@ -357,7 +357,7 @@ def test_pictures_are_said_to_be_blurred_where_a_gap_is_closed():
     frames = sections_with(stitching=pd.concat([frame, affine]))
     for verdict in (claims.judge_finding(3, frames), claims.judge("stitching", frames["stitching"])):
         assert verdict.verdict == judging.HOLDS
-        assert "times 10.0 to 10.0 with relative representations" in verdict.sentence
+        assert "is 10.0 to 10.0 with relative representations" in verdict.sentence
         assert (
             "10.00 times the error of models that are not stitched (4.29 in the paper)" in verdict.outcomes[0].evidence
         )
@@ -368,4 +368,4 @@ def test_a_rotation_that_keeps_more_than_a_freer_map_is_named():
     other = frame[frame.invariance == "relative"]
     maps = [other.assign(invariance=name, retention=kept) for name, kept in (("affine", 0.35), ("orthogonal", 0.71))]
     frames = sections_with(stitching=pd.concat([frame, *maps]))
-    assert "TREC: a rotation keeps 0.71 where an affine map keeps 0.35" in claims.judge_finding(3, frames).sentence
+    assert 'In "TREC" a rotation keeps 0.71 where an affine map keeps 0.35' in claims.judge_finding(3, frames).sentence

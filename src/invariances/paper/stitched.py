@@ -84,8 +84,8 @@ def communicates_sentence(frame: pd.DataFrame, outcomes: list[Outcome]) -> str:
             if space in ratios
         ]
         said.append(
-            "Pictures count by the gap that is closed: their error is still that of models that are not stitched times "
-            f"{' and '.join(times)}."
+            "For pictures the share of the gap in error that is closed decides; the error itself, over that of models "
+            f"that are not stitched, is {' and '.join(times)}."
         )
     kept = real.groupby(["row", "invariance"]).retention.mean().unstack()
     if {"orthogonal", "affine"} <= set(kept):
@@ -93,8 +93,8 @@ def communicates_sentence(frame: pd.DataFrame, outcomes: list[Outcome]) -> str:
         if len(gap) and gap.max() > 0.1:
             row = gap.idxmax()
             said.append(
-                f"{row}: a rotation keeps {kept.orthogonal[row]:.2f} where an affine map keeps {kept.affine[row]:.2f}, "
-                "so the freer map is not always the better one."
+                f'In "{row}" a rotation keeps {kept.orthogonal[row]:.2f} where an affine map keeps '
+                f"{kept.affine[row]:.2f}, so the freer map is not always the better one."
             )
     return " ".join(said)
 

@@ -82,11 +82,11 @@ def stitching(frame: pd.DataFrame, intervals: Intervals, not_run: Mapping[str, s
 def ladder(frame: pd.DataFrame) -> pd.DataFrame:
     """What the ladder names for each row and what that rests on, from the table that `tables.ladder` gives."""
     columns = ["Explained by rotation", "Explained by affine", "Affine beyond similarity", "Models"]
-    return tables.ladder(frame)[["Row", "Structure of T", *columns]]
+    return tables.ladder(frame).reindex(columns=["Row", "Structure of T", *columns])
 
 
 def prediction(frame: pd.DataFrame) -> pd.DataFrame:
     """Whether alignment predicts stitching, from the table that `tables.prediction` gives."""
     full = tables.prediction(frame)
     columns = ["Rank correlation", "p (models relabelled)", "p (Holm)", "Gain of choosing by it"]
-    return full[["Row", "Stitched", *columns]] if len(full) else full
+    return full.reindex(columns=["Row", "Stitched", *columns]) if len(full) else full

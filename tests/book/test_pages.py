@@ -36,6 +36,7 @@ PAGES = [
     "tutorial",
     "reproduce",
     "api",
+    *(f"api/{path.stem}" for path in sorted((ROOT / "book" / "api").glob("*.md"))),
     "references",
 ]
 RESULTS = [page for page in PAGES if page.startswith("results/")]

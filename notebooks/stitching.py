@@ -161,7 +161,8 @@ results = frames.save_table(frames.described(scores, rows, settings), "stitching
 real = results[results.control == "none"].groupby(["row", "invariance"], sort=False)
 pairs = {key: frames.over_groups(frames.across_groups(part)) for key, part in real}
 intervals = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
-lead = leads.stitching(results, intervals, plan.not_run(rows))
+whole = tables.stitching(results, intervals, plan.not_run(rows))
+lead = leads.stitching(results, whole)
 display(tables.show(lead, "Zero-shot stitching, reported and measured"))
 sentences.shows(sentences.stitching(results))
 
@@ -169,7 +170,6 @@ sentences.shows(sentences.stitching(results))
 # *Kept* is the share of the ceiling. All columns stand below, and in {download}`stitching.csv`:
 
 # %% tags=["hide-input"]
-whole = tables.stitching(results, intervals, plan.not_run(rows))
 tables.fold(whole, "Controls, ceilings, data and notes of every line")
 
 # %% tags=["hide-input", "remove-output"]
@@ -200,9 +200,10 @@ for row in plan.autoencoders(rows):
 
 # %% tags=["hide-input"]
 caption = "Rank correlation of alignment with the share of the ceiling that stitching keeps"
-display(tables.show(leads.prediction(results), caption))
+predicted = tables.prediction(results)
+display(tables.show(leads.prediction(predicted), caption))
 display(sentences.shows(sentences.prediction(results)))
-tables.fold(tables.prediction(results), "Spread of retention, groups, held-out models, notes")
+tables.fold(predicted, "Spread of retention, groups, held-out models, notes")
 
 # %% tags=["hide-input"]
 figures.prediction(results)
@@ -222,12 +223,13 @@ maps = ladder(
     workers=zoo.spread,
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "stitching_ladder")
-caption = "Which maps lead from one model's space to another's"
-display(tables.show(leads.ladder(steps), caption))
-sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
-display(tables.fold(tables.ladder(steps), "All classes of maps, and T described"))
+classes = tables.ladder(steps)
+caption = "Which maps lead from one model's space to another's"
+display(tables.show(leads.ladder(classes), caption))
+display(sentences.shows(sentences.ladder(steps)))
+display(tables.fold(classes, "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]

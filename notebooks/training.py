@@ -106,7 +106,8 @@ results = frames.save_table(frames.described(alignment, rows, settings), "traini
 trained = results[results.kind == "trained"].groupby(["row", "invariance"], sort=False)
 pairs = {key: frames.across_groups(part) for key, part in trained}
 intervals = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
-lead = leads.alignment("training", results, intervals, plan.not_run(rows))
+whole = tables.alignment("training", results, intervals, plan.not_run(rows))
+lead = leads.alignment("training", results, whole)
 display(tables.show(lead, "Alignment across training procedures, reported and measured"))
 sentences.shows(sentences.scores(results))
 
@@ -115,7 +116,6 @@ sentences.shows(sentences.scores(results))
 # {download}`training.csv`:
 
 # %% tags=["hide-input"]
-whole = tables.alignment("training", results, intervals, plan.not_run(rows))
 tables.fold(whole, "Nulls, untrained networks, data and notes of every line")
 
 # %% tags=["hide-input", "remove-output"]
@@ -205,12 +205,13 @@ maps = ladder(
     workers=zoo.spread,
 )
 steps = frames.save_table(frames.described(maps.table, rows, settings), "training_ladder")
-caption = "Which maps lead from one condition's space to the other's"
-display(tables.show(leads.ladder(steps), caption))
-sentences.shows(sentences.ladder(steps))
 
 # %% tags=["hide-input"]
-display(tables.fold(tables.ladder(steps), "All classes of maps, and T described"))
+classes = tables.ladder(steps)
+caption = "Which maps lead from one condition's space to the other's"
+display(tables.show(leads.ladder(classes), caption))
+display(sentences.shows(sentences.ladder(steps)))
+display(tables.fold(classes, "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]

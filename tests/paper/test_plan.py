@@ -283,6 +283,14 @@ def test_the_row_across_languages_has_two_frozen_encoders_a_language_and_a_stand
     assert heads == {pretrained.pinned("stand-in-e5"), pretrained.pinned("stand-in-use")}
 
 
+def test_the_ladder_of_that_row_compares_two_encoders_in_two_languages():
+    pairs = plan.pairs({"row": _across_languages()})["row"]
+    assert {frozenset(pair) for pair in pairs} == {
+        frozenset({"en stand-in-e5", "de stand-in-use"}),
+        frozenset({"en stand-in-use", "de stand-in-e5"}),
+    }
+
+
 def test_anchors_leave_half_of_the_documents_to_be_scored():
     assert _across_languages(anchors=250).groups[0].anchors == 250
     with pytest.raises(ParameterError, match=r"parameter anchors is 251, but .* offers 250"):

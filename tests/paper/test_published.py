@@ -50,31 +50,31 @@ def _intervals(frame):
     return {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
 
 
-def _alignment(section, table):
+def _alignment(section):
     frame = _csv(section)
-    return table(section, frame, _intervals(frame[frame.kind == "trained"]))
+    return tables.alignment(section, frame, _intervals(frame[frame.kind == "trained"]))
 
 
-def _stitching(section, table):
+def _stitching(section):
     frame = _csv(section)
-    return table(frame, _intervals(frame[frame.control == "none"]))
+    return tables.stitching(frame, _intervals(frame[frame.control == "none"]))
 
 
 RECOMPUTED = {
     "What is trained": lambda section: tables.planned(_csv(f"{section}_plan")),
     "How well the models do": lambda section: tables.models(_csv(f"{section}_models")),
-    "Alignment across": lambda section: _alignment(section, leads.alignment),
-    "Nulls, untrained networks": lambda section: _alignment(section, tables.alignment),
+    "Alignment across": lambda section: leads.alignment(section, _csv(section), _alignment(section)),
+    "Nulls, untrained networks": lambda section: _alignment(section),
     "Calibrated alignment across and within": lambda section: conditions.table(_csv(section)),
-    "Which maps lead from": lambda section: leads.ladder(_csv(f"{section}_ladder")),
+    "Which maps lead from": lambda section: leads.ladder(tables.ladder(_csv(f"{section}_ladder"))),
     "All classes of maps": lambda section: tables.ladder(_csv(f"{section}_ladder")),
     "CKA within and across": lambda section: cka_tables.blocks(_csv("architecture_cka")),
     "CKA within vision": lambda section: cka_tables.by_modality(_csv("architecture_cka")),
     "CKA between vision and language": lambda section: cka_tables.cross_modal(_csv("architecture_cka")),
     "Test accuracy with attention": lambda section: attention.accuracies(_csv("training_attention")),
-    "Zero-shot stitching": lambda section: _stitching(section, leads.stitching),
-    "Controls, ceilings": lambda section: _stitching(section, tables.stitching),
-    "Rank correlation of alignment": lambda section: leads.prediction(_csv(section)),
+    "Zero-shot stitching": lambda section: leads.stitching(_csv(section), _stitching(section)),
+    "Controls, ceilings": lambda section: _stitching(section),
+    "Rank correlation of alignment": lambda section: leads.prediction(tables.prediction(_csv(section))),
     "Spread of retention": lambda section: tables.prediction(_csv(section)),
 }
 """A table's numbers from the committed CSV alone, by how its caption starts."""

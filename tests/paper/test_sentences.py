@@ -81,7 +81,7 @@ def test_conditions_attention_and_cka_count_what_stands_apart():
 @pytest.mark.parametrize("section", ALIGNED)
 def test_the_lead_table_has_six_columns_and_the_verdict_of_every_row(section):
     frame = published(section)
-    lead = leads.alignment(section, frame, spans(frame, section))
+    lead = leads.alignment(section, frame, tables.alignment(section, frame, spans(frame, section)))
     assert list(lead.columns) == ["Row", "Invariance", "Reported", "Measured", "Calibrated", "Verdict"]
     assert not (lead.Invariance == "Scale Inv").any()  # equal to raw, by definition
     outcomes = claims.judge(section, frame).outcomes
@@ -90,12 +90,15 @@ def test_the_lead_table_has_six_columns_and_the_verdict_of_every_row(section):
     assert [verdict[0] for verdict in verdicts] == [signs[outcome.supports] for outcome in outcomes]
     assert (lead.Row != "").sum() == frame.row.nunique()
     moved = frame.assign(score=np.where(frame.invariance == "scale", frame.score + 1, frame.score))
-    assert (leads.alignment(section, moved, spans(moved, section)).Invariance == "Scale Inv").any()
+    assert (
+        leads.alignment(section, moved, tables.alignment(section, moved, spans(moved, section))).Invariance
+        == "Scale Inv"
+    ).any()
 
 
 def test_the_lead_table_of_stitching_has_six_columns_and_the_verdicts_of_the_finding():
     frame = published("stitching")
-    lead = leads.stitching(frame, spans(frame, "stitching"))
+    lead = leads.stitching(frame, tables.stitching(frame, spans(frame, "stitching")))
     assert list(lead.columns) == ["Row", "Stitched", "Reported", "Measured", "Kept", "Verdict"]
     outcomes = {outcome.row: outcome.supports for outcome in claims.judge("stitching", frame).outcomes}
     shown = dict(zip(lead.Row, lead.Verdict, strict=True))
@@ -105,13 +108,10 @@ def test_the_lead_table_of_stitching_has_six_columns_and_the_verdicts_of_the_fin
 
 
 def test_lead_tables_of_the_ladder_and_of_prediction_have_six_columns_of_the_whole_ones():
-    steps, frame = published("training_ladder"), published("stitching")
-    for lead, whole in (
-        (leads.ladder(steps), tables.ladder(steps)),
-        (leads.prediction(frame), tables.prediction(frame)),
-    ):
-        assert lead.shape == (len(whole), 6)
-        assert lead.equals(whole[list(lead.columns)])
+    wholes = (tables.ladder(published("training_ladder")), tables.prediction(published("stitching")))
+    for made, whole in zip((leads.ladder, leads.prediction), wholes, strict=True):
+        assert made(whole).shape == (len(whole), 6)
+        assert made(whole).equals(whole[list(made(whole).columns)])
 
 
 def test_transformers_are_called_by_their_real_size_and_imagenet_by_what_is_there():

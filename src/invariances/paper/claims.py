@@ -177,7 +177,7 @@ FINDINGS: dict[int, Claim] = {
         "correlation contradicts; a range of retention below 0.01, or too few models, cannot tell. Nothing is pooled "
         "over data sets. " + _ROWS_COUNT,
         lambda frames: predicts(frames["stitching"]),
-        lambda frames, outcomes: predicts_sentence(frames["stitching"], outcomes),
+        lambda frames, outcomes: predicts_sentence(frames["stitching"]),
     ),
     5: Claim(
         "It applies to vision and to language alike.",

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 
-from invariances.intervals import Interval
-from invariances.paper import tables
 from invariances.paper.claims import judge
 from invariances.paper.frames import shown_row
 from invariances.paper.judging import Outcome
@@ -15,24 +11,28 @@ from invariances.paper.rows import INVARIANCES
 
 __all__ = ["alignment", "ladder", "prediction", "stitching"]
 
-Intervals = Mapping[tuple[str, str], Interval]
+KEPT_WORDS = {True: "✓ enough is kept", False: "✗ too little is kept", None: ""}
+"""Of a row of the stitching table; nothing where it stands beside no reported number, or cannot tell."""
 
 
-def alignment(
-    section: str, frame: pd.DataFrame, intervals: Intervals, not_run: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """What decides, from the table that `tables.alignment` gives: six columns, and whether each row supports the claim.
+def alignment(section: str, frame: pd.DataFrame, whole: pd.DataFrame) -> pd.DataFrame:
+    """What decides in a table on alignment: six columns, and whether each row supports the claim.
 
-    Lines of the scale invariance are left out where they equal those of raw spaces, as they do by definition under
-    cosine. Parameters are those of `tables.alignment`.
+    Parameters
+    ----------
+    section : str
+    frame : DataFrame
+        The section's tidy table.
+    whole : DataFrame
+        What `tables.alignment` makes of it. Lines of the scale invariance are left out where they equal those of raw
+        spaces, as they do by definition under cosine.
     """
-    full = tables.alignment(section, frame, intervals, not_run)
-    equal = full.groupby("Row", sort=False).Measured.transform("first") == full.Measured
-    full = full[~(equal & (full.Invariance == INVARIANCES["scale"]))]
+    equal = whole.groupby("Row", sort=False).Measured.transform("first") == whole.Measured
+    kept = whole[~(equal & (whole.Invariance == INVARIANCES["scale"]))]
     outcomes = {outcome.row: outcome for outcome in judge(section, frame).outcomes}
-    shown = {shown_row(part): row for row, part in frame.groupby("row", sort=False)}
-    words = [_outcome_words(outcomes.get(shown.get(row, row))) for row in full.Row]
-    return _led(full, ["Invariance", "Reported", "Measured", "Calibrated"], words)
+    names = {shown_row(part): row for row, part in frame.groupby("row", sort=False)}
+    words = [_outcome_words(outcomes.get(names.get(row, row))) for row in kept.Row]
+    return _led(kept, ["Invariance", "Reported", "Measured", "Calibrated"], words)
 
 
 def _outcome_words(outcome: Outcome | None) -> str:
@@ -41,7 +41,7 @@ def _outcome_words(outcome: Outcome | None) -> str:
         return ""
     if outcome.supports is None:
         return "? cannot tell"
-    return f"{'✓' if outcome.supports else '✗'} {outcome.best or 'keeps 75 %'}{' is highest' if outcome.best else ''}"
+    return f"{'✓' if outcome.supports else '✗'} {outcome.best} is highest"
 
 
 def _led(full: pd.DataFrame, columns: list[str], words: list[str]) -> pd.DataFrame:
@@ -57,17 +57,19 @@ def _led(full: pd.DataFrame, columns: list[str], words: list[str]) -> pd.DataFra
     return lead.reset_index(drop=True)
 
 
-def stitching(frame: pd.DataFrame, intervals: Intervals, not_run: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """What decides, from the table that `tables.stitching` gives: six columns, and whether each row supports the claim.
+def stitching(frame: pd.DataFrame, whole: pd.DataFrame) -> pd.DataFrame:
+    """What decides in the table on stitching: six columns, and whether each row supports the claim.
 
-    *Kept* is the share of the ceiling. Parameters are those of `tables.stitching`.
+    Parameters
+    ----------
+    frame : DataFrame
+        The tidy table.
+    whole : DataFrame
+        What `tables.stitching` makes of it. *Kept* is its retention, the share of the ceiling.
     """
-    full = tables.stitching(frame, intervals, not_run).fillna("")
-    outcomes = {outcome.row: outcome for outcome in judge("stitching", frame).outcomes}
-    words = []
-    for row in full.Row:
-        supports = outcomes[row].supports if row in outcomes else None
-        words.append({True: "✓ enough is kept", False: "✗ too little is kept"}.get(supports, ""))
+    full = whole.fillna("")
+    supports = {outcome.row: outcome.supports for outcome in judge("stitching", frame).outcomes}
+    words = [KEPT_WORDS[supports.get(row)] for row in full.Row]
     full["Reported"] = full["Reported stitched"].where(
         full["Reported stitched"] == "not in the paper",
         full["Reported stitched"] + "; not stitched " + full["Reported non-stitched"],
@@ -79,14 +81,13 @@ def stitching(frame: pd.DataFrame, intervals: Intervals, not_run: Mapping[str, s
     return lead
 
 
-def ladder(frame: pd.DataFrame) -> pd.DataFrame:
-    """What the ladder names for each row and what that rests on, from the table that `tables.ladder` gives."""
+def ladder(whole: pd.DataFrame) -> pd.DataFrame:
+    """What the ladder names for each row and what that rests on, of the table that `tables.ladder` gives."""
     columns = ["Explained by rotation", "Explained by affine", "Affine beyond similarity", "Models"]
-    return tables.ladder(frame).reindex(columns=["Row", "Structure of T", *columns])
+    return whole.reindex(columns=["Row", "Structure of T", *columns])
 
 
-def prediction(frame: pd.DataFrame) -> pd.DataFrame:
-    """Whether alignment predicts stitching, from the table that `tables.prediction` gives."""
-    full = tables.prediction(frame)
+def prediction(whole: pd.DataFrame) -> pd.DataFrame:
+    """Whether alignment predicts stitching, of the table that `tables.prediction` gives."""
     columns = ["Rank correlation", "p (models relabelled)", "p (Holm)", "Gain of choosing by it"]
-    return full.reindex(columns=["Row", "Stitched", *columns]) if len(full) else full
+    return whole.reindex(columns=["Row", "Stitched", *columns]) if len(whole) else whole

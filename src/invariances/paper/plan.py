@@ -308,12 +308,17 @@ def one_model(plan: Plan) -> dict[str, Recipe]:
 
 
 def pairs(plan: Plan) -> dict[str, list[tuple[str, str]]]:
-    """The unordered pairs of models that a row compares: across its groups, or all where it has one group."""
+    """The unordered pairs of models that a row compares: across its groups, or all where it has one group.
+
+    Where a pair is of two encoders as well, those of one encoder are left out.
+    """
     found = {}
     for name, row in _run(plan).items():
         group_of = {model: group.variant.label for group in row.groups for model in group.recipes}
-        across = len(row.groups) > 1
-        found[name] = [(a, b) for a, b in combinations(group_of, 2) if not across or group_of[a] != group_of[b]]
+        network_of = {model: recipe.network for model, recipe in members(row, "recipes").items()}
+        apart = [group_of] if len(row.groups) > 1 else []
+        apart += [network_of] if row.row.crosses_encoders else []
+        found[name] = [(a, b) for a, b in combinations(group_of, 2) if all(of[a] != of[b] for of in apart)]
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -192,7 +191,7 @@ def holm(p: pd.Series) -> pd.Series:
     return (known * factors).cummax().clip(upper=1.0).reindex(p.index)
 
 
-def predicts_sentence(frame: pd.DataFrame, outcomes: Sequence[Outcome]) -> str:
+def predicts_sentence(frame: pd.DataFrame) -> str:
     """How many rows support it, after a correction for their number, and without those that groups alone could make."""
     table = predictions(frame)
     testable = table[table.testable.astype(bool)]

@@ -100,17 +100,25 @@ def blocks(frame: pd.DataFrame, name: str = PICTURES) -> pd.DataFrame:
     matrices = {metric: _matrix(frame[frame.metric == metric]) for metric in FORMS}
     lines = []
     for a, b in [*((a, a) for a in trained), *combinations(trained, 2)]:
-        first, second = groups[a, "trained"], groups[b, "trained"]
-        line = {"Block": a if a == b else f"{a} and {b}"}
-        for metric, title in (("cka_debiased", "Debiased"), ("cka", "Raw")):
-            line[title] = _words(block_interval(matrices[metric], first, second))
-            gap = None if a == b else within_minus_across(matrices[metric], first, second)
-            line[f"Within minus across, {title.lower()}"] = _words(gap)
+        line = _block_line(matrices, {group: groups[group, "trained"] for group in (a, b)}, a, b)
+        count = line.pop("Models")
         untrained = [groups.get((group, "untrained"), []) for group in (a, b)]
         line["Untrained, debiased"] = _words(block_interval(matrices["cka_debiased"], *untrained))
-        line["Models"] = str(len(first)) if a == b else f"{len(first)} + {len(second)}"
-        lines.append(line)
+        lines.append({**line, "Models": count})
     return pd.DataFrame(lines)
+
+
+def _block_line(
+    matrices: Mapping[str, pd.DataFrame], groups: Mapping[str, Sequence[str]], a: str, b: str
+) -> dict[str, str]:
+    """CKA within one group of models, or across two, in both forms."""
+    first, second = groups[a], groups[b]
+    line = {"Block": a if a == b else f"{a} and {b}"}
+    for metric, title in (("cka_debiased", "Debiased"), ("cka", "Raw")):
+        line[title] = _words(block_interval(matrices[metric], first, second))
+        gap = None if a == b else within_minus_across(matrices[metric], first, second)
+        line[f"Within minus across, {title.lower()}"] = _words(gap)
+    return line | {"Models": str(len(first)) if a == b else f"{len(first)} + {len(second)}"}
 
 
 def block_interval(matrix: pd.DataFrame, a: Sequence[str], b: Sequence[str]) -> Interval | None:
@@ -171,7 +179,7 @@ def cross_modal(frame: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One line per vision group and language model, both trained. Null is the expected score when the descriptions
         are shuffled over the classes, by its closed form. z and p are those of the least similar model of the group;
-        p, normal in z, is multiplied by the number of lines (Bonferroni). The last columns put an untrained network in
+        p is multiplied by the number of lines (Bonferroni). The last columns put an untrained network in
         the place of either model.
     """
     cross = _cross_modal_pairs(frame)
@@ -222,16 +230,8 @@ def by_modality(frame: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     kinds = {modality: _of_modality(frame, modality) for modality in ("vision", "language")}
     matrices = {metric: _matrix(frame[frame.metric == metric]) for metric in FORMS}
-    lines = []
-    for a, b in (("vision", "vision"), ("language", "language"), ("vision", "language")):
-        line = {"Block": a if a == b else f"{a} and {b}"}
-        for metric, title in (("cka_debiased", "Debiased"), ("cka", "Raw")):
-            line[title] = _words(block_interval(matrices[metric], kinds[a], kinds[b]))
-        gap = None if a == b else within_minus_across(matrices["cka_debiased"], kinds[a], kinds[b])
-        line["Within minus across, debiased"] = _words(gap)
-        line["Models"] = str(len(kinds[a])) if a == b else f"{len(kinds[a])} + {len(kinds[b])}"
-        lines.append(line)
-    return pd.DataFrame(lines)
+    blocks_of = (("vision", "vision"), ("language", "language"), ("vision", "language"))
+    return pd.DataFrame([_block_line(matrices, kinds, a, b) for a, b in blocks_of])
 
 
 def _of_modality(frame: pd.DataFrame, modality: str) -> list[str]:

@@ -107,7 +107,7 @@ def stitching(frame: pd.DataFrame) -> str:
 def prediction(frame: pd.DataFrame) -> str:
     """As finding 4 says it: from ``stitching.csv``."""
     sentence = predicts_sentence(frame)
-    return sentence[0].lower() + sentence[1:].rstrip(".")
+    return f"that {sentence[0].lower()}{sentence[1:].rstrip('.')}"
 
 
 def cka(table: pd.DataFrame) -> str:

@@ -21,6 +21,7 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from invariances.intervals import one_group, two_groups
+from invariances.paper.plots import WIDTH, panels, save_svg
 from invariances.prediction import held_out, permutation_test, relabellings
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -259,22 +260,16 @@ def draw_coverage(table: pd.DataFrame, path: Path) -> None:
         line=table.effects + ": " + table.balance + gaps, grouped=table.models.str.contains("+", regex=False)
     )
     order = list(dict.fromkeys(table.sort_values("claimed", ascending=False, kind="stable").line))[::-1]
-    rows = [list(dict.fromkeys(part.models)) for _, part in table.groupby("grouped")]
-    size = (11, 2 * (0.17 * len(order) + 0.7))
-    figure, axes = plt.subplots(2, max(map(len, rows)), figsize=size, sharex=True, sharey=True, layout="constrained")
-    for ax in axes.flat:
-        ax.set_visible(False)
-    for line, panels in zip(axes, rows, strict=True):
-        for ax, models in zip(line, panels, strict=False):
-            _draw_panel(ax, table[table.models == models], order)
-            ax.set(title=f"{models} models", visible=True)
-    axes[0, 0].set(xlim=(0.22, 1.02), ylim=(-0.7, len(order) - 0.3), xticks=[0.3, 0.5, 0.7, 0.9])
-    for line in axes:
-        line[0].set_yticks(range(len(order)), order, fontsize=7.5)
+    numbers = list(dict.fromkeys(table.sort_values("grouped", kind="stable").models))
+    figure, axes = panels(len(numbers), 3, (WIDTH / 3, 0.17 * len(order) + 0.7), extra_height=0.6, sharey=True)
+    for i, (models, ax) in enumerate(zip(numbers, axes, strict=True)):
+        _draw_panel(ax, table[table.models == models], order)
+        ax.set(title=f"{models} models", xlim=(0.22, 1.02), ylim=(-0.7, len(order) - 0.3), xticks=[0.3, 0.6, 0.9])
+        if i % 3 == 0:
+            ax.set_yticks(range(len(order)), order, fontsize=7.5)
     figure.supxlabel("share of 95 % intervals that cover the true mean; line: 0.95, band: 0.90 to 0.98", fontsize=9)
-    figure.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    save_svg(figure, path)
 
 
 def _draw_panel(ax: plt.Axes, part: pd.DataFrame, order: list[str]) -> None:
@@ -298,11 +293,11 @@ def draw_prediction(table: pd.DataFrame, path: Path) -> None:
             f"{a}, {e}, {b}" for a, e, b in zip(*(table[c] for c in ("alignment", "effects", "balance")), strict=True)
         ]
     )
-    panels = list(dict.fromkeys(table.models))
+    numbers = list(dict.fromkeys(table.models))
     figure, axes = plt.subplots(
         2,
-        len(panels),
-        figsize=(2.3 * len(panels) + 2.6, 5.4),
+        len(numbers),
+        figsize=(WIDTH, 6),
         height_ratios=[table[table.relation == 0].line.nunique(), 1 + table[table.relation > 0].line.nunique()],
         sharex=True,
         sharey="row",
@@ -311,27 +306,26 @@ def draw_prediction(table: pd.DataFrame, path: Path) -> None:
     for row, none in zip(axes, (True, False), strict=True):
         part = table[(table.relation == 0) == none]
         order = list(dict.fromkeys(part.line))[::-1]
-        for ax, models in zip(row, panels, strict=True):
+        for ax, models in zip(row, numbers, strict=True):
             own = part[part.models == models]
             heights = [order.index(line) for line in own.line]
             if none:
                 ax.axvspan(0, ALLOWED, color="C0", alpha=0.13, linewidth=0)
-                ax.set_title(f"{models} models")
+                ax.set_title(f"{models} models", fontsize=9)
             ax.plot(own.significant, heights, "o", color="C0", markersize=5, label="model labels permuted")
             ax.plot(own.significant_naive, heights, "|", color="0.45", markersize=9, label="usual p of Spearman's rho")
             ax.plot(
                 own.helps_held_out, heights, "x", color="C1", markersize=5, label="line beats mean, held-out models"
             )
             ax.axvline(0.05, color="C0", linewidth=0.8)
-            ax.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(order) - 0.4))
+            ax.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(order) - 0.4), xticks=[0, 0.5, 1])
             ax.grid(axis="y", color="0.93")
             ax.set_axisbelow(True)
-        row[0].set_yticks(range(len(order)), order, fontsize=8)
+        row[0].set_yticks(range(len(order)), order, fontsize=7.5)
         row[0].set_ylabel("no relation" if none else "a relation", fontsize=9)
     figure.supxlabel("share of tables called significant at 0.05; band: at most 0.08 allowed", fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    save_svg(figure, path)
 
 
 @app.command(epilog="\b\nExample:\n  python benchmarks/coverage.py --replicates 2000 --tests 200 --into /tmp/coverage")
@@ -347,15 +341,15 @@ def main(
 ) -> None:
     """Simulate how the intervals over models and the prediction test behave, and draw it.
 
-    Writes coverage.csv, coverage.png, prediction.csv and prediction.png. One core.
+    Writes coverage.csv, coverage.svg, prediction.csv and prediction.svg. One core.
     """
     into.mkdir(parents=True, exist_ok=True)
     covered = coverage(replicates, seed)
     covered.to_csv(into / "coverage.csv", index=False, float_format="%.5g")
-    draw_coverage(covered, into / "coverage.png")
+    draw_coverage(covered, into / "coverage.svg")
     predicted = prediction(tests, seed)
     predicted.to_csv(into / "prediction.csv", index=False, float_format="%.5g")
-    draw_prediction(predicted, into / "prediction.png")
+    draw_prediction(predicted, into / "prediction.svg")
     claimed, null = covered[covered.claimed], predicted[predicted.relation == 0]
     typer.echo(f"coverage where promised: {claimed.covered.min():.3f} to {claimed.covered.max():.3f}")
     typer.echo(f"false positives: at most {null.significant.max():.3f}, usual p {null.significant_naive.max():.3f}")

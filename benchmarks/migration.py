@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save
 from invariances import discover, fit_map, score_map
 from invariances.metrics.retrieval import directions, look_up
 from invariances.migration import KINDS
+from invariances.paper.plots import WIDTH, save_svg
 from invariances.paper.tables import markdown_table
 from invariances.spaces import read_space
 from invariances.transfer import bootstrap, share_of_hits
@@ -129,7 +130,7 @@ def draw(frame: pd.DataFrame, into: Path) -> None:
     columns = 2
     rows = -(-len(pairs) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(7.2, 2.3 * rows + 0.6), sharex=True, sharey=True, layout="constrained", squeeze=False
+        rows, columns, figsize=(WIDTH, 2.3 * rows + 0.6), sharex=True, sharey=True, layout="constrained", squeeze=False
     )
     for panel, (a, b) in zip(axes.flat, pairs, strict=False):
         part = frame[(frame.source == a) & (frame.target == b)]
@@ -147,8 +148,7 @@ def draw(frame: pd.DataFrame, into: Path) -> None:
         label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
-    figure.savefig(into, dpi=130)
-    plt.close(figure)
+    save_svg(figure, into)
 
 
 def write_decisions(frame: pd.DataFrame, into: Path) -> None:
@@ -186,7 +186,7 @@ def main(
         keep_small(spaces, labels)
     found = curve(spaces)
     found.round(6).to_csv(into / "curve.csv", index=False)
-    draw(found, into / "curve.png")
+    draw(found, into / "curve.svg")
     decided = decisions(spaces)
     decided.round(6).to_csv(into / "decisions.csv", index=False)
     write_decisions(decided, into / "decisions.md")

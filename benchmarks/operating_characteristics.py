@@ -32,6 +32,7 @@ from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 from invariances.ladders import ALL_PAIRS, DELTA, SMALLEST_FIRST, ladder
+from invariances.paper.plots import WIDTH, draw_heatmap, save_svg
 
 HERE = Path(__file__).resolve().parent.parent / "book" / "characteristics"
 CLASSES = ("identity", "translation", "scale", "orthogonal", "orthogonal+translation", "similarity", "affine", "none")
@@ -263,19 +264,18 @@ def right(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def heatmap(values: pd.DataFrame, axes: plt.Axes, title: str, x: str, y: str = "") -> None:
     """Percent as numbers on a fixed scale; NaN is left blank."""
-    written = values.map(lambda value: "" if np.isnan(value) else f"{value:.0f}")
-    lines = {"linewidths": 0.5, "linecolor": "0.9"}
-    numbers = {"annot": written, "fmt": "", "annot_kws": {"size": 8}}
-    sns.heatmap(values, ax=axes, vmin=0, vmax=100, cmap="Blues", cbar=False, **lines, **numbers)
+    written = values.map(lambda value: "" if np.isnan(value) else f"{value:.0f}").to_numpy()
+    draw_heatmap(axes, values, written, 8, vmin=0, vmax=100, cmap="Blues")
     axes.set_title(title, fontsize=10)
     axes.set(xlabel=x, ylabel=y)
     axes.tick_params(length=0, labelsize=8)
+    if len(str(values.columns[0])) > 6:
+        axes.tick_params(axis="x", rotation=90)
 
 
 def finish(figure: plt.Figure, path: Path) -> None:
     """Save without a date or version, so that equal numbers give equal files."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
+    save_svg(figure, path)
 
 
 def draw_confusion(out: Path) -> None:
@@ -283,7 +283,7 @@ def draw_confusion(out: Path) -> None:
     table = read(out, "confusion").query("reading == 'variance'")
     codes = table.codes.unique()
     figure, grid = plt.subplots(
-        len(LAYOUTS), len(codes), figsize=(9, 9.5), layout="constrained", sharex=True, sharey=True, squeeze=False
+        len(LAYOUTS), len(codes), figsize=(WIDTH, 10), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
     for axes_row, (layout, label) in zip(grid, LAYOUTS.items(), strict=True):
         for axes, code in zip(axes_row, codes, strict=True):
@@ -293,35 +293,39 @@ def draw_confusion(out: Path) -> None:
             planted = f"{label}\n\nplanted" if axes is axes_row[0] else ""
             top, last = layout == next(iter(LAYOUTS)), layout == list(LAYOUTS)[-1]
             heatmap(values, axes, f"{code} codes" if top else "", "named" if last else "", planted)
-    finish(figure, out / "confusion.png")
+    finish(figure, out / "confusion.svg")
 
 
 def draw_sweep(out: Path, study: str, field: str, label: str, divisor: float = 1.0) -> None:
     """Percent of right answers by planted class (rows) and one setting (columns), for two and three models."""
     table = read(out, study)
     table[field] = table[field] / divisor
-    figure, grid = plt.subplots(1, 2, figsize=(8.5, 3.3), layout="constrained", sharey=True)
+    figure, grid = plt.subplots(1, 2, figsize=(WIDTH, 3.3), layout="constrained", sharey=True)
     for axes, layout in zip(grid, ("both", "private"), strict=True):
         values = right(table[table.layout == layout], [field]).sort_index().T
         values.columns = [f"{value:,g}" for value in values.columns]
-        heatmap(values, axes, LAYOUTS[layout], label, "planted" if layout == "both" else "")
-    finish(figure, out / f"{study}.png")
+        heatmap(values, axes, LAYOUTS[layout], "", "planted" if layout == "both" else "")
+    figure.supxlabel(label, fontsize=10)
+    finish(figure, out / f"{study}.svg")
 
 
 def draw_condition(out: Path) -> None:
     """What an affine map is called, by its condition number, for two and three models."""
     table = read(out, "condition")
     answers = [name for name in SMALLEST_FIRST if name in set(table.named)]
-    figure, grid = plt.subplots(1, 2, figsize=(8.5, 3), layout="constrained", sharey=True)
+    figure, grid = plt.subplots(1, 2, figsize=(WIDTH, 3), layout="constrained", sharey=True)
     for axes, layout in zip(grid, ("both", "private"), strict=True):
         values = table[table.layout == layout].pivot_table("percent", "condition", "named", fill_value=0.0)
         values = values.reindex(columns=answers, fill_value=0.0)
         values.index = [f"{value:g}" for value in values.index]
         values.plot.bar(stacked=True, ax=axes, color=sns.color_palette("Blues", len(answers)), width=0.8, legend=False)
-        axes.set(title=LAYOUTS[layout], xlabel="condition number", ylabel="% of seeds")
+        axes.set(xlabel="condition number", ylabel="% of seeds")
+        axes.set_title(LAYOUTS[layout], fontsize=10)
         axes.tick_params(axis="x", rotation=0)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right upper", title="named", frameon=False)
-    finish(figure, out / "condition.png")
+    figure.legend(
+        *grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, title="named", frameon=False
+    )
+    finish(figure, out / "condition.svg")
 
 
 def draw_effect(out: Path) -> None:
@@ -331,10 +335,10 @@ def draw_effect(out: Path) -> None:
     hits["what"] = hits.planted + ", " + hits.codes + " codes"
     values = hits.pivot_table("percent", "what", "effect", aggfunc="sum", sort=False)
     values.columns = [f"{value:g}" for value in values.columns]
-    figure, axes = plt.subplots(figsize=(8, 2.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.6), layout="constrained")
     heatmap(values, axes, "% named as such", "share of the target's variance that the shift or scale explains")
     axes.axvline(sum(float(value) < DELTA for value in values.columns), color="C1", linewidth=2)
-    finish(figure, out / "effect.png")
+    finish(figure, out / "effect.svg")
 
 
 def write_table(out: Path) -> None:

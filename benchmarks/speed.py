@@ -43,6 +43,7 @@ from invariances.alignment import align
 from invariances.discovery import discover
 from invariances.metrics.kernels import TILE_BYTES, cheaper
 from invariances.metrics.table import pairwise
+from invariances.paper.plots import WIDTH, save_svg
 from invariances.report import Report
 
 HERE = Path(__file__).resolve().parent.parent
@@ -626,10 +627,10 @@ def write(table: pd.DataFrame, into: Path) -> None:
         _fragment(into / "extrapolation.md", ("Quantity", "Value"), extrapolation(table))
     facts = {key: ", ".join(map(str, dict.fromkeys(table[key]))) for key in machine()}
     _fragment(into / "machine.md", ("Machine", ""), [(key.replace("_", " "), value) for key, value in facts.items()])
-    _draw_ratios(table, into / "ratios.png")
-    _draw_growth(table, into / "growth.png")
-    _draw_discover(table, into / "discover.png")
-    _draw_rule(table, into / "rule.png")
+    _draw_ratios(table, into / "ratios.svg")
+    _draw_growth(table, into / "growth.svg")
+    _draw_discover(table, into / "discover.svg")
+    _draw_rule(table, into / "rule.svg")
 
 
 def _timed(row: NamedTuple) -> str:
@@ -656,7 +657,7 @@ def _draw_ratios(table: pd.DataFrame, path: Path) -> None:
     if not present:
         return
     figure, axes = plt.subplots(
-        len(present), 1, figsize=(7, 4.6), layout="constrained", squeeze=False, height_ratios=[4, 1][: len(present)]
+        len(present), 1, figsize=(WIDTH, 4.6), layout="constrained", squeeze=False, height_ratios=[4, 1][: len(present)]
     )
     for ax, (study, title) in zip(axes.flat, present.items(), strict=True):
         part = table[(table.study == study) & (table.ratio_to == OURS) & (table.what != OURS)].sort_values("ratio")
@@ -676,7 +677,7 @@ def _draw_growth(table: pd.DataFrame, path: Path) -> None:
     present = [key for key in parts if (table.study == key).any()]
     if not present:
         return
-    figure, axes = plt.subplots(2, len(present), figsize=(3.8 * len(present), 5.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(2, len(present), figsize=(WIDTH, 5.6), layout="constrained", squeeze=False)
     for (above, below), study in zip(axes.T, present, strict=True):
         size, label = parts[study]
         part = table[table.study == study]
@@ -695,7 +696,7 @@ def _draw_discover(table: pd.DataFrame, path: Path) -> None:
     part = table[table.study == "growth"]
     if part.empty:
         return
-    figure, axes = plt.subplots(1, 3, figsize=(7.6, 3), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3), layout="constrained", sharey=True)
     for ax, (size, name) in zip(axes, NAMES.items(), strict=True):
         line = part[part.what == size]
         ax.loglog(line[size], line.ratio, "o-")
@@ -713,7 +714,7 @@ def _draw_rule(table: pd.DataFrame, path: Path) -> None:
         "models": (part[part.n == 2048], "models (n = 2048, d = 256)"),
         "n": (part[part.models == 16], "samples (16 models, d = 256)"),
     }
-    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.2), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), layout="constrained", sharey=True)
     for ax, (size, (side, label)) in zip(axes, sides.items(), strict=True):
         for method, style in (("features", "o-"), ("gram", "s-"), ("auto", "k:")):
             line = side[side.what == method].sort_values(size)
@@ -738,8 +739,7 @@ def _ticks(ax: plt.Axes, sizes: pd.Series) -> None:
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(figure)
+    save_svg(figure, path)
 
 
 @app.command()

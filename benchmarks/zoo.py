@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from invariances import threads, zoo
 from invariances.paper import plan
+from invariances.paper.plots import WIDTH, save_svg
 from invariances.paper.profiles import PROFILES
 from invariances.paper.rows import SECTIONS
 from invariances.paper.settings import check
@@ -129,7 +130,7 @@ def study_models(profile: str, seeds: int, into: Path) -> None:
         order = list(wanted)
         rows.sort(key=lambda row: order.index(row["key"]))
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.5g")
-    draw_models(pd.read_csv(path), into / "models.png")
+    draw_models(pd.read_csv(path), into / "models.svg")
     (into / "models.md").write_text(table_of_models(pd.read_csv(path)), encoding="utf-8")
 
 
@@ -139,7 +140,7 @@ def draw_models(frame: pd.DataFrame, path: Path) -> None:
     frame = frame.assign(line=frame["data"] + ", " + frame.model + np.where(frame["head"] == "relative", ", rel", ""))
     counts = [frame[frame.task == task].line.nunique() for task in tasks]
     figure, axes = plt.subplots(
-        2, 1, figsize=(7.5, 1.4 + 0.24 * sum(counts)), height_ratios=counts, layout="constrained"
+        2, 1, figsize=(WIDTH, 1.4 + 0.24 * sum(counts)), height_ratios=counts, layout="constrained"
     )
     for ax, (task, (score, label)) in zip(axes, tasks.items(), strict=True):
         part = frame[frame.task == task]
@@ -153,8 +154,7 @@ def draw_models(frame: pd.DataFrame, path: Path) -> None:
         ax.grid(axis="y", color="0.93")
         ax.set_axisbelow(True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_svg(figure, path)
 
 
 def table_of_models(frame: pd.DataFrame) -> str:

@@ -31,13 +31,25 @@ def test_a_bad_parameter_stops_before_anything_runs(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_figure_s_text_is_put_where_the_book_looks_for_it():
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ([("a line", "")], {"image": {"alt": "a line"}}),
+        (
+            [("a line", "Two of them."), ("a dot", "Two of them.")],
+            {"image": {"alt": "a line; a dot"}, "figure": {"caption": "Two of them."}},
+        ),
+    ],
+    ids=["one that has no caption", "two with one caption"],
+)
+def test_the_words_of_figures_are_put_where_the_book_looks_for_them(words, where):
     new = nbformat.v4
     cell = new.new_code_cell("figure")
-    data, metadata = {"image/png": "", "text/plain": "a line"}, {"image/png": {"alt": "a line"}}
-    cell.outputs = [new.new_output("execute_result", data, metadata=metadata, execution_count=1)]
+    for alt, caption in words:
+        data, metadata = {"image/svg+xml": "", "text/plain": alt}, {"image/svg+xml": {"alt": alt, "caption": caption}}
+        cell.outputs.append(new.new_output("display_data", data, metadata=metadata))
     (out,) = normalised(new.new_notebook(cells=[cell])).cells
-    assert out.metadata["mystnb"] == {"image": {"alt": "a line"}}
+    assert out.metadata["mystnb"] == where
 
 
 def test_the_output_never_replaces_the_notebook(tmp_path):

@@ -138,7 +138,8 @@ def absolute_environment() -> None:
 def normalised(notebook: Any) -> Any:
     """The executed notebook without clocks, random ids and progress bars: two runs differ only in results.
 
-    A figure's alternative text, which stands in the output's metadata, is put where the book looks for it.
+    A figure's caption and alternative text, which stand in the output's metadata, are put where the book looks for
+    them.
     """
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -148,7 +149,13 @@ def normalised(notebook: Any) -> Any:
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-            texts = [output.get("metadata", {}).get("image/png", {}).get("alt") for output in cell.outputs]
-            if any(texts):
-                cell.metadata["mystnb"] = {"image": {"alt": "; ".join(filter(None, texts))}}
+            figures = [output.get("metadata", {}).get("image/svg+xml") for output in cell.outputs]
+            if any(figures):
+                cell.metadata["mystnb"] = _words(list(filter(None, figures)))
     return notebook
+
+
+def _words(figures: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Of the figures of a cell, as the book asks for them."""
+    alt, caption = ("; ".join(dict.fromkeys(words[key] for words in figures)) for key in ("alt", "caption"))
+    return {"image": {"alt": alt}} | ({"figure": {"caption": caption}} if caption else {})

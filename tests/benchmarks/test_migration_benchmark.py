@@ -34,7 +34,7 @@ def test_all_of_it_runs_on_the_small_embeddings(benchmark, tmp_path):
     # a map finds what unmapped vectors do not, in every direction
     assert (decisions.recall_at_10 > 5 * decisions.unmapped_recall_at_10).all()
     assert (decisions.passed == (decisions.overlap_low >= decisions.gate)).all()
-    for name in ("curve.png", "report.html", "answer.md"):
+    for name in ("curve.svg", "report.html", "answer.md"):
         assert (tmp_path / name).stat().st_size > 100
 
 

@@ -89,7 +89,9 @@ def test_raw_and_scale_coincide_under_cosine(executed):
 
 def test_figures_have_text_for_those_who_cannot_see_them(executed):
     _, notebook, _ = executed
-    with_picture = [c for c in notebook.cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))]
+    with_picture = [
+        c for c in notebook.cells if any("image/svg+xml" in o.get("data", {}) for o in c.get("outputs", []))
+    ]
     assert with_picture
     for cell in with_picture:
         assert len(cell.metadata["mystnb"]["image"]["alt"]) > 30

@@ -170,5 +170,5 @@ def test_the_board_sets_reported_beside_measured_and_chance(published, tmp_path)
     assert trec.measured == pytest.approx(0.95, abs=0.02)
     mnist = found.loc["stitching", "MNIST", "affine"]
     assert mnist.reported == pytest.approx((97.79 - 3.12) / (97.79 - 0.66))
-    assert (folder / "board.png").stat().st_size > 20_000
+    assert (folder / "board.svg").stat().st_size > 20_000
     assert f"{len(found.groupby(level=[0, 1]))} rows of the paper" in (folder / "board.md").read_text()

@@ -1,5 +1,6 @@
 """What the book shows follows from the CSV files beside it: every table, every verdict, every generated page."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -8,7 +9,8 @@ import pytest
 from bs4 import BeautifulSoup
 
 from invariances import interval, reproduce
-from invariances.paper import claims, findings, frames, leads, sentences, tables
+from invariances.paper import claims, figures, findings, frames, leads, sentences, tables
+from invariances.paper.plots import as_svg
 from invariances.paper.rows import SECTIONS
 from invariances.paper.studies import anchors, attention, cka_tables, combinations, conditions, definitions, structure
 
@@ -109,7 +111,31 @@ def test_the_verdict_of_a_notebook_follows_from_its_csv(published):
     assert answer == f"**What came out: {verdict.verdict}.** {verdict.sentence}"
     assert verdict.sentence
     assert verdict.sentence in said[0]
-    assert f"{prefix}image/png" in glued[f"{section}_figure"]
+    assert glued[f"{section}_figure"][f"{prefix}image/svg+xml"] == as_svg(_lead_figure(section, frame))
+
+
+def _lead_figure(section, frame):
+    """Drawn anew from the section's CSV."""
+    if section == "stitching":
+        return figures.stitching(frame).figure
+    trained = frame[frame.kind == "trained"].groupby(["row", "invariance"], sort=False)
+    pairs = {key: frames.across_groups(part) for key, part in trained}
+    spans = {key: interval(part, "score", frames.groups_of(part)) for key, part in pairs.items()}
+    return figures.alignment(section, frame, spans).figure
+
+
+def test_words_in_published_figures_can_be_read():
+    drawn = {str(path.relative_to(BOOK)): path.read_text(encoding="utf-8") for path in BOOK.rglob("*.svg")}
+    drawn = {name: text for name, text in drawn.items() if not name.startswith(("_", "../"))}
+    for section in SECTIONS:
+        notebook = nbformat.read(RESULTS / f"{section}.ipynb", as_version=4)
+        for i, text in enumerate(_outputs(notebook, "image/svg+xml")):
+            drawn[f"{section}, figure {i}"] = text
+    assert len(drawn) > 30
+    for name, text in drawn.items():
+        (shown, in_points), *_ = re.findall(r'viewBox="0 0 ([\d.]+) [^>]*width="(\d+)"', text)
+        pixels = min(float(in_points), 688) / float(shown)
+        assert min(float(size) for size in re.findall(r"font-size: ([\d.]+)px", text)) * pixels >= 9, name
 
 
 def test_every_sentence_of_a_notebook_follows_from_its_csv(published):
@@ -155,7 +181,7 @@ def test_the_findings_follow_from_the_csv_of_the_sections(tmp_path):
     findings.write(RESULTS, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == sorted(path.name for path in (BOOK / "findings").iterdir())
-    for name in [name for name in names if not name.endswith(".png")]:
+    for name in names:
         assert (BOOK / "findings" / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8")
 
 
@@ -216,4 +242,4 @@ def test_the_readme_shows_the_findings_as_they_are():
     overview = (BOOK / "findings" / "overview.md").read_text(encoding="utf-8")
     assert overview.replace("](finding-", "](book/findings.md#finding-") in readme
     assert (BOOK / "findings" / "board.md").read_text(encoding="utf-8").split(":alt: ")[1].split("\n")[0] in readme
-    assert "(book/findings/board.png)" in readme
+    assert "(book/findings/board.svg)" in readme

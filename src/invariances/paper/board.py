@@ -91,6 +91,7 @@ def draw(frames: Mapping[str, pd.DataFrame]) -> Drawing:
         figure,
         f"Reported against measured numbers for {rows} rows of the paper: alignment of raw spaces, by "
         "relative representations and after an affine map, and the share that stitching keeps, with chance",
+        "Reported (hollow) and measured (filled) numbers of the paper's tables, with what chance alone would give.",
     )
 
 

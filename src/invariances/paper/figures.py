@@ -144,6 +144,8 @@ def latents(row: str, spaces: Mapping[str, np.ndarray], anchors: Sequence[int], 
         figure,
         f"{row}: the latent spaces of {' and '.join(first_two)} on two principal axes, raw above and relative below, "
         "coloured by class",
+        "The same held-out samples in two models, on two principal axes of the left one: raw spaces above, relative "
+        "representations below. Colours are classes.",
     )
 
 
@@ -174,7 +176,9 @@ def reconstructions(row: str, models: Mapping[str, Mapping[str, Stitchable]], pi
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     return Drawing(
-        figure, f"{row}: {pictures} pictures, each as it is, reconstructed, and stitched: {', '.join(models)}"
+        figure,
+        f"{row}: {pictures} pictures, each as it is, reconstructed, and stitched: {', '.join(models)}",
+        "Pictures of the test split, reconstructed by one model, and by an encoder with the decoder of another.",
     )
 
 
@@ -201,6 +205,7 @@ def stitching(frame: pd.DataFrame) -> Drawing:
     return Drawing(
         figure,
         f"Share of the ceiling that stitching keeps by connection, with controls, a band for each of {len(rows)} rows",
+        "The share of the ceiling that stitching keeps, for every pair of models, with its mean and the controls.",
     )
 
 
@@ -237,6 +242,8 @@ def prediction(frame: pd.DataFrame) -> Drawing:
         figure,
         "Calibrated alignment against the share of the ceiling that stitching keeps, one panel for each of "
         f"{len(rows)} rows, with rank correlations",
+        "Does alignment predict stitching? Every point is an ordered pair of models; rho is Spearman's rank "
+        "correlation, and p comes from relabelling models.",
     )
 
 
@@ -269,6 +276,8 @@ def ladder(frame: pd.DataFrame) -> Drawing:
     return Drawing(
         figure,
         "Held-out explained variance by class of maps, ordered pairs as points, the chosen class marked, a panel a row",
+        "How much of the target's held-out variance each class of maps explains, for ordered pairs of models. The grey "
+        "band is the class that the ladder chose for all of them.",
     )
 
 
@@ -294,7 +303,10 @@ def singular_values(frame: pd.DataFrame) -> Drawing:
     figure.supxlabel("singular value of T, largest first (axes that hold 95 % of the variance)", fontsize=10)
     figure.supylabel("size, relative to the mean", fontsize=10)
     return Drawing(
-        figure, "Singular values of T, largest first, beside those of a simulated rotation, one panel per row"
+        figure,
+        "Singular values of T, largest first, beside those of a simulated rotation, one panel per row",
+        "Singular values of T for ordered pairs of models, over their mean. A rotation that also rescales would have "
+        "all of them equal but for noise: the dashed lines.",
     )
 
 

@@ -16,7 +16,7 @@ from invariances.paper.aligned import ALIGNED
 from invariances.paper.claims import FINDINGS, judge_by_retrieval, judge_finding
 from invariances.paper.frames import read_table, shown_row
 from invariances.paper.judging import FAILS, HOLDS, IN_PART, NOT_JUDGED, UNTESTABLE, Outcome, Verdict
-from invariances.paper.plots import DPI
+from invariances.paper.plots import save_svg
 from invariances.paper.reported import ALIGNMENT, STITCHING, Reported
 from invariances.paper.rows import INVARIANCES, ROWS, SECTIONS, TITLES
 from invariances.paper.stitched import KEPT
@@ -63,7 +63,7 @@ def write(results: str | Path, into: str | Path) -> dict[str, Verdict]:
         ``beyond`` beside it.
     into : path
         Gets ``overview.md``, ``finding_<number>.md``, ``outcomes.csv`` with one line per finding and row, and the
-        figure of reported against measured numbers, ``board.png``, with ``board.md`` that shows it.
+        figure of reported against measured numbers, ``board.svg``, with ``board.md`` that shows it.
 
     Returns
     -------
@@ -79,9 +79,9 @@ def write(results: str | Path, into: str | Path) -> dict[str, Verdict]:
         (into / f"finding_{number}.md").write_text(text, encoding="utf-8")
     outcomes(verdicts).to_csv(into / "outcomes.csv", index=False)
     drawn = board.draw(frames)
-    drawn.figure.savefig(into / "board.png", dpi=DPI, bbox_inches="tight", pad_inches=0.03)
-    drawn_alt = f"```{{image}} findings/board.png\n:alt: {drawn.alt}\n:width: 100%\n```\n"
-    (into / "board.md").write_text(drawn_alt, encoding="utf-8")
+    save_svg(drawn.figure, into / "board.svg")
+    shown_board = f"```{{figure}} findings/board.svg\n:alt: {drawn.alt}\n:name: fig-board\n\n{drawn.caption}\n```\n"
+    (into / "board.md").write_text(shown_board, encoding="utf-8")
     return verdicts
 
 

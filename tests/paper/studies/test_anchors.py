@@ -132,7 +132,7 @@ def test_the_smoke_study_runs_and_its_tables_follow_from_its_csv(tmp_path, monke
     texts = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "new").glob("*.md")}
     assert texts == {name: table(frame).rstrip() + "\n" for name, table in TABLES.items()}
     assert "Smoke size" in texts["banner"]
-    assert (tmp_path / "new" / "anchors.png").is_file()
+    assert (tmp_path / "new" / "anchors.svg").is_file()
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -165,7 +165,7 @@ def test_the_page_types_no_result_and_shows_every_file():
     names = ("structure", "texts", "anchors", "combinations")
     page = "\n".join((ROOT / "book" / f"{name}.md").read_text(encoding="utf-8") for name in names)
     shown = {line.split()[-1] for line in page.splitlines() if line.startswith("```{")}
-    files = {f"beyond/{path.name}" for path in PAGE.iterdir() if path.suffix in (".md", ".png")}
+    files = {f"beyond/{path.name}" for path in PAGE.iterdir() if path.suffix in (".md", ".svg")}
     assert shown - {"full-width"} >= files
     words = [word.strip("().,") for word in page.split()]
     assert not [word for word in words if "." in word and word.replace(".", "", 1).isdigit()]

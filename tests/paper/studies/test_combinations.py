@@ -121,7 +121,7 @@ def test_the_smoke_study_runs_and_its_tables_follow_from_its_csv(tmp_path, monke
     assert frame.groupby(["similarities", "k"]).features.first()["cosine + L2 + L1 + L∞"].loc[150] == 600
     texts = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "new").glob("*.md")}
     assert texts == {name: table(frame).rstrip() + "\n" for name, table in TABLES.items()}
-    assert (tmp_path / "new" / "subsets.png").is_file()
+    assert (tmp_path / "new" / "subsets.svg").is_file()
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -44,7 +44,7 @@ def test_the_table_and_the_figure_say_what_was_planted(tmp_path):
     assert lines.loc["MNIST", "Within classes"] == "0.50"
     retrieval.write_pages(frame, tmp_path)
     assert "| TREC |" in (tmp_path / "retrieval.md").read_text()
-    assert (tmp_path / "retrieval.png").stat().st_size > 10_000
+    assert (tmp_path / "retrieval.svg").stat().st_size > 10_000
     assert "Laptop size" in (tmp_path / "retrieval_banner.md").read_text()
     assert "2 rows" in retrieval.figure(frame).alt
 

@@ -89,7 +89,7 @@ def test_the_page_is_written_whole_or_says_what_is_missing(sections, tmp_path):
         frame.to_csv(tmp_path / f"{section}_ladder.csv", index=False)
         frame.assign(source="made").to_csv(tmp_path / f"{section}.csv", index=False)
     structure.write(tmp_path, tmp_path / "page")
-    names = {"structure.md", "structure.png", "structure_banner.md", "structure_by_factor.md"}
+    names = {"structure.md", "structure.svg", "structure_banner.md", "structure_by_factor.md"}
     assert {path.name for path in (tmp_path / "page").iterdir()} == names
     assert "Smoke size" in (tmp_path / "page" / "structure_banner.md").read_text()
     (tmp_path / "training_ladder.csv").unlink()

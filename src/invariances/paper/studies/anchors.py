@@ -24,6 +24,7 @@ from invariances.zoo import workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from invariances.paper.plots import WIDTH, save_svg
 from invariances.paper.studies.panels import groups, in_order, joined, labelled, not_run, panel
 
 __all__ = [
@@ -180,7 +181,7 @@ def draw_anchors(frame: pd.DataFrame) -> Figure:
     found, colours = by_count(frame), sns.color_palette("colorblind")
     rows = list(dict.fromkeys(found.row))
     shape = (-(-len(rows) // 2), min(2, len(rows)))
-    size = {"figsize": (8, 0.6 + 3.4 * shape[0]), "squeeze": False, "layout": "constrained"}
+    size = {"figsize": (WIDTH, 0.9 + 3.2 * shape[0]), "squeeze": False, "layout": "constrained"}
     figure, axes = plt.subplots(*shape, sharex=True, sharey=True, **size)
     for ax in axes.flat[len(rows) :]:
         ax.set_visible(False)
@@ -198,7 +199,7 @@ def draw_anchors(frame: pd.DataFrame) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("number of anchors")
     figure.supylabel("calibrated score: 0 shuffled samples, 1 perfect", fontsize=10)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     plt.close(figure)
     return figure
 
@@ -317,7 +318,7 @@ def run(profile: str, into: Path) -> None:
     """Measure, and write what the book shows: ``anchors.csv``, its figure, and tables."""
     into.mkdir(parents=True, exist_ok=True)
     frame = save_table(study_anchors(profile), "anchors", into)
-    draw_anchors(frame).savefig(into / "anchors.png", dpi=110)
+    save_svg(draw_anchors(frame), into / "anchors.svg")
     texts = {
         "banner": banner(frame, profile),
         "counts": table_of_counts(frame),

@@ -287,6 +287,8 @@ def heatmaps(frame: pd.DataFrame) -> Drawing:
         "Heatmaps of attention weights between the components cosine, L2, L1 and L-infinity, a line of "
         "panels per row and one panel per condition, each cell with its mean and its standard deviation "
         "over models",
+        "Attention of the trained heads between components, mean and standard deviation over models; equal weights are "
+        "the middle of the colour scale.",
     )
 
 
@@ -333,6 +335,7 @@ def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Drawing:
         figure,
         "Agreement of the four components across conditions, pairs as points, with two chance levels, "
         "beside the attention that each component receives, one line of panels per row",
+        "Left: how alike a component is in two models, one of each condition. Right: the attention that it receives.",
     )
 
 
@@ -371,4 +374,6 @@ def classes(frame: pd.DataFrame) -> Drawing:
     return Drawing(
         figure,
         "Agreement by class and component, one heatmap per row",
+        "How alike the profiles of each class are in two models, from the most alike down; *in class* is what "
+        "shuffling within classes leaves.",
     )

@@ -13,6 +13,7 @@ from invariances.errors import DataError, ParameterError, PretrainedError
 from invariances.paper import plan
 from invariances.paper.frames import save_table
 from invariances.paper.plan import PlannedRow
+from invariances.paper.plots import save_svg
 from invariances.paper.settings import Settings, check
 from invariances.paper.studies.cka_spaces import zoo_map
 from invariances.paper.studies.cka_tables import COLUMNS, figure_texts, not_drawn, table_of_texts
@@ -69,7 +70,7 @@ def write_texts(profile: str, into: Path) -> None:
     ----------
     profile : str
     into : Path
-        Gets ``texts.csv``, ``texts.md`` and ``texts.png``.
+        Gets ``texts.csv``, ``texts.md`` and ``texts.svg``.
     """
     settings = check("architecture", {"profile": profile, "datasets": "trec"})
     into.mkdir(parents=True, exist_ok=True)
@@ -83,4 +84,4 @@ def write_texts(profile: str, into: Path) -> None:
         frame = save_table(zoo_map(rows, models, "language"), "texts", into)
         words, drawing = table_of_texts(frame), figure_texts(frame)
     (into / "texts.md").write_text(words, encoding="utf-8")
-    drawing.figure.savefig(into / "texts.png", dpi=110)
+    save_svg(drawing.figure, into / "texts.svg")

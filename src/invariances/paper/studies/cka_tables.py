@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from invariances.intervals import Interval, interval
 from invariances.paper.judging import describe
-from invariances.paper.plots import WIDTH, Drawing
+from invariances.paper.plots import WIDTH, Drawing, draw_heatmap
 from invariances.paper.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -317,6 +316,8 @@ def _figure_zoo(frame: pd.DataFrame, name: str) -> Drawing:
         figure,
         f"Two heatmaps, raw and debiased CKA between all networks that read the same {name}, trained and untrained, "
         "blocks by architecture",
+        f"Linear CKA between networks that see the same {name}. Lines border architectures, the thick one untrained "
+        "networks; a network with itself is left out.",
     )
 
 
@@ -344,6 +345,8 @@ def figure_pretrained(frame: pd.DataFrame) -> Drawing:
         figure,
         "Two heatmaps, raw and debiased CKA between vision and language models on classes of ImageNet, a thick line "
         "between the two kinds",
+        "Linear CKA between groups of pretrained models on classes of ImageNet, mean over pairs of different models. "
+        "The thick line parts vision from language.",
     )
 
 
@@ -369,9 +372,11 @@ def _panels(height: float) -> tuple[Figure, list[plt.Axes], plt.Axes]:
 def _heatmap(ax: plt.Axes, matrix: pd.DataFrame, bar: plt.Axes, numbers: bool = False) -> None:
     ax.set_facecolor("0.8")
     shown = matrix.map(lambda score: "" if np.isnan(score) else f"{score:z.2f}".replace("0.", "."))
-    given = {"annot": shown, "fmt": "", "annot_kws": {"fontsize": 7.5}} if numbers else {}
-    sns.heatmap(matrix, vmin=0, vmax=1, cmap="cividis", square=True, ax=ax, cbar_ax=bar, **given)
-    bar.set_ylabel("linear CKA")
+    texts = shown.to_numpy() if numbers else None
+    draw_heatmap(ax, matrix, texts, 7.5, vmin=0, vmax=1, cmap="cividis")
+    ax.set_aspect("equal")
+    bar.clear()
+    ax.figure.colorbar(ax.collections[0], cax=bar, label="linear CKA")
 
 
 def _borders(ax: plt.Axes, edges: Iterable[float], width: float) -> None:

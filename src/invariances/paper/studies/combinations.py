@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.ticker import MaxNLocator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 
@@ -26,6 +27,7 @@ from invariances.zoo import workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from invariances.paper.plots import WIDTH, save_svg
 from invariances.paper.studies.panels import groups, in_order, labelled, not_run, panel
 
 __all__ = [
@@ -186,7 +188,7 @@ def draw_subsets(frame: pd.DataFrame) -> Figure:
     cells = list(dict.fromkeys(zip(frame.similarities, fewer, strict=True)))
     heights = {cell: -i - 0.6 * (len(cell[0].split(" + ")) - 1) - 0.6 * cell[1] for i, cell in enumerate(cells)}
     colours = dict(enumerate(sns.color_palette("colorblind")[:4], 1))
-    size = {"figsize": (8.4, 5.6), "squeeze": False, "layout": "constrained"}
+    size = {"figsize": (WIDTH, 5.6), "squeeze": False, "layout": "constrained"}
     figure, (axes,) = plt.subplots(1, len(rows), sharey=True, **size)
     for row, ax in zip(rows, axes, strict=True):
         part = frame[frame.row == row]
@@ -200,6 +202,7 @@ def draw_subsets(frame: pd.DataFrame) -> Figure:
             ax.plot(span.mean, y, "o", markersize=5.5, **look)
             ax.plot(pairs.ceiling.mean(), y, "|", color="black", markersize=8, label="not stitched")
         ax.set(title=row, xlabel="accuracy")
+        ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.grid(axis="y", color="0.94")
         ax.set_axisbelow(True)
     labels = [f"all four, {quarters} anchors" if fewer else name for name, fewer in cells]
@@ -285,7 +288,7 @@ def run(profile: str, into: Path) -> None:
     """Measure, and write what the book shows: ``subsets.csv``, its figure, and tables."""
     into.mkdir(parents=True, exist_ok=True)
     frame = save_table(study_subsets(profile), "subsets", into)
-    draw_subsets(frame).savefig(into / "subsets.png", dpi=110)
+    save_svg(draw_subsets(frame), into / "subsets.svg")
     texts = {
         "subsets": table_of_subsets(frame),
         "differences": table_of_differences(frame),

@@ -190,6 +190,7 @@ def figure(frame: pd.DataFrame) -> Drawing:
         "Calibrated alignment by invariance, one panel per row: pairs within the first condition, across "
         "and within the second in three colours, intervals over models as bars, and where there is one "
         "the pair with the same initial weights as a star",
+        "Calibrated alignment of pairs within each condition and across the two, with 95 % intervals over models.",
     )
 
 

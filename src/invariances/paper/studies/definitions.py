@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from invariances.alignment import align
+from invariances.paper import plots
 from invariances.paper.findings import is_error, read
 from invariances.paper.frames import across_groups
 from invariances.paper.reported import ALIGNMENT, STITCHING, stitching_beside
@@ -60,7 +61,7 @@ def write(results: str | Path, into: str | Path) -> None:
         frame.to_csv(into / f"{name}.csv", index=False, float_format="%.6g")
     for name, text in pages(into).items():
         (into / f"{name}.md").write_text(text, encoding="utf-8")
-    draw(pd.read_csv(into / "commensurable.csv")).savefig(into / "commensurable.png", dpi=110)
+    plots.save_svg(draw(pd.read_csv(into / "commensurable.csv")), into / "commensurable.svg")
 
 
 def pages(folder: str | Path) -> dict[str, str]:
@@ -185,7 +186,9 @@ def draw(frame: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
 
     noises = frame.noise.unique()
-    figure, axes = plt.subplots(1, len(noises), figsize=(7.2, 3.2), sharey=True, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(noises), figsize=(plots.WIDTH, 3.2), sharey=True, layout="constrained", squeeze=False
+    )
     looks = {"relative": ("C0", "o", "-"), "affine": ("C1", "s", "--")}
     for ax, noise in zip(axes.flat, noises, strict=True):
         for invariance, (color, marker, line) in looks.items():

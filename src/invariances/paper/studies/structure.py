@@ -15,6 +15,7 @@ from invariances.ladders import ALL_PAIRS
 from invariances.paper.aligned import ALIGNED
 from invariances.paper.figures import LOWEST
 from invariances.paper.frames import read_table, shown_row
+from invariances.paper.plots import WIDTH, save_svg
 from invariances.paper.rows import TITLES
 from invariances.paper.tables import (
     banner,
@@ -47,7 +48,7 @@ def write(results: str | Path, into: str | Path) -> None:
     results : path
         The folder of ``<section>_ladder.csv``.
     into : path
-        Gets ``structure_banner.md``, ``structure_by_factor.md``, ``structure.md`` and ``structure.png``.
+        Gets ``structure_banner.md``, ``structure_by_factor.md``, ``structure.md`` and ``structure.svg``.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def write(results: str | Path, into: str | Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     for name, text in {"structure_banner": words + "\n", **pages(frames)}.items():
         (into / f"{name}.md").write_text(text, encoding="utf-8")
-    overview(frames).savefig(into / "structure.png", dpi=110)
+    save_svg(overview(frames), into / "structure.svg")
 
 
 def read(results: str | Path) -> dict[str, pd.DataFrame]:
@@ -111,7 +112,7 @@ def _sentence(title: str, frame: pd.DataFrame, rows: pd.DataFrame) -> str:
 def overview(frames: Mapping[str, pd.DataFrame]) -> Figure:
     """Explained variance by classes of maps, mean over pairs, a line for every row, and what the ladder chose."""
     heights = [frame.row.nunique() for frame in frames.values()]
-    size = (8.4, 1.2 + 0.34 * sum(heights))
+    size = (WIDTH, 1.2 + 0.4 * sum(heights))
     drawn, axes = plt.subplots(
         len(frames), 1, figsize=size, sharex=True, height_ratios=heights, layout="constrained", squeeze=False
     )
@@ -124,15 +125,15 @@ def overview(frames: Mapping[str, pd.DataFrame]) -> Figure:
         for y, row in enumerate(rows):
             ax.annotate(_verdict_words(frame[frame.row == row]), (1.04, y), va="center", fontsize=8.5)
         ax.axvline(0, color="0.6", linewidth=1)
-        ax.set_yticks(range(len(rows)), [fill(shown_row(frame[frame.row == row]), 44) for row in rows])
-        ax.set(xlim=(LOWEST - 0.05, 1.4), ylim=(len(rows) - 0.5, -0.5))
+        ax.set_yticks(range(len(rows)), [fill(shown_row(frame[frame.row == row]), 30) for row in rows], fontsize=8.5)
+        ax.set(xlim=(LOWEST - 0.05, 1.75), ylim=(len(rows) - 0.5, -0.5))
         ax.set_title(f"{TITLES[section]} (right: what the ladder chose)", fontsize=10, loc="left")
         ax.grid(color="0.93")
         ax.set_axisbelow(True)
     axes.flat[-1].set_xticks(np.arange(-0.4, 1.01, 0.2))
     axes.flat[-1].set_xlabel(f"explained variance, held out (below {LOWEST:g}: drawn there)")
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    drawn.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     plt.close(drawn)
     return drawn
 

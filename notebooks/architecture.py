@@ -86,9 +86,9 @@ labels = zoo.labels(plan.one_model(rows), anchor_ids)
 # %% [markdown]
 # ## Reported and measured
 #
-# The table counts pairs of one model of each architecture. Its columns are those of
-# [](../method.md#how-to-read-the-tables); where the two widths differ, raw and scale pad the narrower space with
-# zeros, and the note says so.
+# Each pair has one model of either architecture. [](../method.md#how-to-read-the-tables) explains the columns.
+# Where the two spaces have different widths, raw and scale pad the narrower one with zeros, and the note says
+# so.
 
 # %% tags=["hide-input"]
 alignment = align(
@@ -111,7 +111,7 @@ display(tables.show(lead, "Alignment across architectures, reported and measured
 sentences.shows(sentences.scores(results))
 
 # %% [markdown]
-# Raw spaces stand for scale as well, which under cosine is the same. All columns stand below, and in
+# The lines for raw spaces also hold for scale, which is the same under cosine. The full table is below, and in
 # {download}`architecture.csv`:
 
 # %% tags=["hide-input"]
@@ -124,9 +124,10 @@ figure
 # %% [markdown]
 # ## Within an architecture and across
 #
-# Pairs across the two architectures stand beside pairs within the first and within the second, in the order of the
-# row's name. Numbers are calibrated, with a 95 % interval over models. [](../method.md#how-to-read-the-tables) says
-# why *across minus within* has a p by relabelling and no interval.
+# The table compares pairs across the two architectures with pairs within the first and within the second, in
+# the order of the row's name. Scores are calibrated, with 95 % intervals over models.
+# [](../method.md#how-to-read-the-tables) says why *across minus within* has a p from relabelling and no
+# interval.
 
 # %% tags=["hide-input"]
 caption = "Calibrated alignment across and within the two architectures of each row"
@@ -139,10 +140,9 @@ conditions.figure(results)
 # %% [markdown]
 # ## CKA over all architectures
 #
-# Centred kernel alignment (CKA) compares two spaces of any widths: 1 if one is a rotated and rescaled copy of the
-# other. *Raw* CKA is biased upwards, the more so the wider the spaces and the fewer the samples; *debiased* CKA has
-# expectation 0 for unrelated spaces. Every cell is a pair of networks that read the same held-out pictures. White
-# lines border architectures, the thick line untrained networks; the diagonal, a network with itself, is left out.
+# Centred kernel alignment (CKA) compares two spaces of any width. It is 1 if one is a rotated and rescaled copy
+# of the other. *Raw* CKA is biased upwards, more so for wide spaces and few samples; *debiased* CKA has
+# expectation 0 for unrelated spaces. Each cell compares two networks on the same held-out pictures.
 
 # %% tags=["hide-input"]
 compared = cka_map.run(rows, models, settings)
@@ -150,9 +150,9 @@ cka = frames.save_table(compared.frame, "architecture_cka")
 cka_tables.figure_pictures(cka)
 
 # %% [markdown]
-# Blocks on the diagonal are what the paper describes. Whether they stand out is a number: the mean over pairs of one
-# architecture minus the mean over pairs of two, with its 95 % interval over networks. Untrained networks say how much
-# of it is there before training.
+# The paper describes blocks on the diagonal. The table measures them: the mean over pairs of one architecture
+# minus the mean over pairs of two, with its 95 % interval over networks. Untrained networks show how much of
+# that is there before training.
 
 # %% tags=["hide-input"]
 caption = "CKA within and across architectures, with 95 % intervals over networks"
@@ -163,12 +163,13 @@ sentences.shows(sentences.cka(blocks))
 # %% [markdown]
 # ## Vision and language
 #
-# The paper's figure also compares pretrained models of pictures and of texts. Here each class of ImageNet is one
-# sample: one picture of it for the vision models, its names in the data set (such as "tench, Tinca tinca") for the
-# language models. The networks of CIFAR-10 see such pictures for the first time, at 32 pixels. A cell is the mean
-# over pairs of different networks. The table says whether picture and text agree more than after shuffling the names
-# over the classes; a low score can be far above chance. Class names that share words, and pictures that share a
-# background, agree without any training: hence the columns with an untrained network in place of either.
+# The paper's figure also compares pretrained models of pictures and of texts. Here each sample is a class of
+# ImageNet: vision models read one picture of it, language models its names in the data set (such as "tench,
+# Tinca tinca"). The CIFAR-10 networks see such pictures for the first time, at 32 pixels. Each cell is the mean
+# over pairs of different networks. The table says whether picture and text agree more than they do with the
+# names shuffled over the classes; even a low score can be far above chance. Class names share words, and
+# pictures share backgrounds, so some agreement needs no training. The columns with an untrained network in
+# place of either show how much.
 
 # %% tags=["hide-input"]
 cka_tables.figure_pretrained(cka)
@@ -184,10 +185,10 @@ sentences.shows(sentences.cross_modal(cross))
 tables.show(cka_tables.left_out(compared.not_run), "Models that are not compared here")
 
 # %% [markdown]
-# ## What structure the maps have
+# ## What structure do the maps have?
 #
-# The [ladder](../method.md#discovery) is asked about the pairs across the two architectures, in both directions.
-# Models of either architecture help to take out of a source what is private to it.
+# The [ladder](../method.md#discovery) compares the pairs across the two architectures, in both directions. The
+# other models, of either architecture, help to remove from a source what is private to it.
 
 # %% tags=["hide-input"]
 trained_spaces = zoo.embed(plan.trained(rows), anchor_ids, device=settings.device)
@@ -209,8 +210,8 @@ display(tables.fold(classes, "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]
-# The singular values of T, as on the page on initialization: a flat line is a rotation, the dashed line a rotation
-# with as much noise as here.
+# As on the page on initialization, a flat line is a rotation, and the dashed line a rotation with as much noise
+# as here.
 
 # %% tags=["hide-input"]
 values = frames.described(maps.singular_values, rows, settings)

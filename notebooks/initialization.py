@@ -47,8 +47,8 @@ settings = read("initialization", globals())
 # %% [markdown]
 # ## The plan
 #
-# Every row is one network on one data set. Pictures are classified, and reconstructed by autoencoders; texts are
-# classified only.
+# Each row trains one network on one data set: classifiers of pictures and of texts, and autoencoders of
+# pictures.
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown, display
@@ -64,8 +64,8 @@ tables.show(tables.planned(summary), "What is trained and compared")
 # %% [markdown]
 # ## Train
 #
-# Every model has its own initial weights and its own data order. Finished models come from the store. The *mse* of
-# autoencoders is that of pixels in [0, 1].
+# Every model has its own initial weights and its own data order. Models that are already in the store are not
+# trained again. *mse* is the mean squared error of pixels in [0, 1].
 
 # %% tags=["hide-input"]
 models = zoo.train(plan.recipes(rows), device=settings.device)
@@ -78,7 +78,8 @@ sentences.shows(sentences.models(quality))
 # %% [markdown]
 # ## Embed
 #
-# The spaces to compare: the anchors and the held-out samples of every trained model, and of untrained ones.
+# Trained and untrained models embed the same anchors and the same held-out samples. These are the spaces to
+# compare.
 
 # %% tags=["hide-input"]
 anchor_ids = plan.anchors(rows)
@@ -88,9 +89,9 @@ labels = zoo.labels(plan.one_model(rows), anchor_ids)
 # %% [markdown]
 # ## Reported and measured
 #
-# All pairs of seeds are compared under four invariances, on samples that are no anchors. Every score stands beside
-# what chance, untrained networks and a model compared with itself would give; [](../method.md#how-to-read-the-tables)
-# says what each column means.
+# All pairs of seeds are compared under four invariances, on samples that are not anchors. Beside each score are
+# the scores of chance, of untrained networks, and of a model compared with itself;
+# [](../method.md#how-to-read-the-tables) explains each column.
 
 # %% tags=["hide-input"]
 alignment = align(
@@ -113,8 +114,8 @@ display(tables.show(lead, "Alignment across random seeds, reported and measured"
 sentences.shows(sentences.scores(results))
 
 # %% [markdown]
-# Scale invariance has no line: under cosine it equals raw spaces by definition. All columns stand below, and in
-# {download}`initialization.csv`:
+# Scale invariance has no line of its own: under cosine it equals raw spaces by definition. The full table is
+# below, and in {download}`initialization.csv`:
 
 # %% tags=["hide-input"]
 tables.fold(whole, "Nulls, untrained networks, data and notes of every line")
@@ -126,8 +127,8 @@ figure
 # %% [markdown]
 # ## Two spaces side by side
 #
-# The same held-out samples in two models, coloured by class: pictures first, then texts. Both models are drawn on the
-# principal axes of the left one, so that agreement shows as the same picture.
+# The figures show the same held-out samples in two models, first for pictures, then for texts. Both models are
+# drawn on the principal axes of the left one, so spaces that agree look the same.
 
 # %% tags=["hide-input"]
 trained_spaces = zoo.embed(plan.trained(rows), anchor_ids, device=settings.device)
@@ -135,12 +136,13 @@ for row in plan.one_per_modality(rows):
     display(figures.latents(row, trained_spaces[row], anchor_ids[row], labels[row]))
 
 # %% [markdown]
-# ## What structure the maps have
+# ## What structure do the maps have?
 #
-# Which kind of map T leads from one seed's space to another's? The ladder fits maps of growing freedom on the anchors
-# and names the simplest one that explains as much of the held-out variance as the best; [](../method.md#discovery)
-# has the rule. Where there are many pairs, a random part of them is compared, as the table says. *Affine beyond
-# similarity* says by how little a verdict can be decided.
+# What kind of map T leads from one seed's space to another's? The ladder fits maps of growing freedom on the
+# anchors. It names the simplest one that explains as much of the held-out variance as the best;
+# [](../method.md#discovery) has the rule. Where there are many pairs, a random sample of them is compared, and
+# the table says how many. *Affine beyond similarity* is the variance that only an affine map explains: where it
+# is small, the verdict was close.
 
 # %% tags=["hide-input"]
 maps = ladder(
@@ -161,9 +163,9 @@ display(tables.fold(classes, "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]
-# A map that only turns and rescales stretches all directions alike: its singular values are equal, a flat line. The
-# dashed line is what a true rotation looks like when the target is as noisy as here; noise in the source can bend it
-# a little more.
+# A map that only rotates and rescales stretches all directions equally, so its singular values form a flat
+# line. The dashed line is a true rotation into a target that is as noisy as this one; noise in the source can
+# bend it a little more.
 
 # %% tags=["hide-input"]
 values = frames.described(maps.singular_values, rows, settings)

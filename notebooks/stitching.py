@@ -51,15 +51,16 @@ settings = read("stitching", globals())
 # %% [markdown]
 # ## The plan
 #
-# Autoencoders, classifiers, frozen pretrained encoders with heads of our own, and classifiers of reviews in several
-# languages. Across languages, anchors are no reviews, which have no counterpart, but parallel sentences.
+# The rows are autoencoders, classifiers, frozen pretrained encoders with heads of our own, and classifiers of
+# reviews in several languages. Reviews have no translations, so across languages the anchors are parallel
+# sentences.
 #
-# The paper's row across languages is the *coarse* task of its source: one and two stars against four and five, with a
-# frozen pretrained encoder for each language. The nearest that can be had here are two frozen multilingual encoders,
-# in six languages, with news sentences of NTREX-128 as anchors. A pair is of two languages *and* of two encoders; two
-# encoders are one case, so that its interval speaks of languages drawn anew. Encoders of three languages that are
-# trained from scratch, on five stars and with captions of Multi30k as anchors, are another and much harder task: they
-# stand beside no reported number.
+# The paper's row across languages is the *coarse* task of its source: one and two stars against four and five,
+# with a frozen pretrained encoder for each language. The closest we could come is two frozen multilingual
+# encoders in six languages, with news sentences of NTREX-128 as anchors. Each pair differs in language *and* in
+# encoder. Two encoders are a single case, so the interval is over languages alone. Encoders of three languages
+# that are trained from scratch, on five stars and with captions of Multi30k as anchors, have another and much
+# harder task; they stand beside no reported number.
 
 # %% tags=["hide-input"]
 import pandas as pd
@@ -76,10 +77,11 @@ tables.show(tables.planned(summary), "What is trained and stitched")
 # %% [markdown]
 # ## Train
 #
-# Every model has initial weights and an order of samples of its own, in every language too: encoders that start from
-# the same weights stitch by accident. Reviews' encoders from scratch first learn their language by guessing masked
-# tokens, over reviews and over captions that are neither anchors nor scored; then they learn all five stars. A frozen
-# encoder is read by several heads that differ by their seed; scores are means over these.
+# Every model has its own initial weights and its own order of samples, in every language too: encoders that
+# start from the same weights can be stitched for that reason alone. Encoders of reviews that are trained from
+# scratch first learn their language by guessing masked tokens, in reviews and in captions that are neither
+# anchors nor scored; then they learn the five stars. Several heads with different seeds read each frozen
+# encoder, and scores are means over these heads.
 
 # %% tags=["hide-input"]
 models = zoo.train(plan.recipes(rows), device=settings.device)
@@ -92,8 +94,7 @@ sentences.shows(sentences.models(quality))
 # %% [markdown]
 # ## Embed
 #
-# Each model is taken apart into its codes and its head. Beside the trained encoders stands an untrained one: a
-# control.
+# Each model is split into its codes and its head. An untrained encoder serves as a control.
 
 # %% tags=["hide-input"]
 anchor_ids = plan.anchors(rows)
@@ -113,8 +114,8 @@ of_relative_heads = zoo.embed(
 # %% [markdown]
 # ## Stitch
 #
-# All ordered pairs of different models are connected, and measured by their own task. Every connection is also made
-# with shuffled anchors and with an untrained encoder, and every model is stitched with itself.
+# All ordered pairs of different models are connected and scored on their own task. Every connection is also
+# made with shuffled anchors and with an untrained encoder, and every model is stitched with itself.
 
 # %% tags=["hide-input"]
 stitches = stitch(
@@ -125,8 +126,8 @@ stitches = stitch(
 )
 
 # %% [markdown]
-# How well do the same spaces align under each connection? Reviews in different languages are no translations of each
-# other, so languages are aligned on parallel sentences that are no anchors, of documents that have none.
+# How well do the same spaces align under each connection? Reviews in different languages are not translations
+# of each other, so languages are aligned on parallel sentences, from documents that contain no anchors.
 
 # %% tags=["hide-input"]
 mapped = align(
@@ -151,11 +152,11 @@ results = frames.save_table(frames.described(scores, rows, settings), "stitching
 # %% [markdown]
 # ## Reported and measured
 #
-# Where a row has several languages or architectures, pairs across these alone are shown, and so are the controls.
-# [](../method.md#how-to-read-the-tables) says what each column means. Reported errors are read as MSE ×10⁻³, as the
-# lineage's code prints them. The paper's "non-stitched" column is the ceiling of the absolute space throughout;
-# compare a space with its own ceiling, and ceilings with one another to see what a space costs before anything is
-# stitched.
+# Where a row has several languages or architectures, only pairs across these are shown, and the same holds for
+# the controls. [](../method.md#how-to-read-the-tables) explains each column. Reported errors are read as MSE
+# ×10⁻³, as the code of the earlier papers prints them. The paper's "non-stitched" column is the ceiling of the
+# absolute space throughout. Compare each space with its own ceiling; compare the ceilings to see what a space
+# costs before anything is stitched.
 
 # %% tags=["hide-input"]
 real = results[results.control == "none"].groupby(["row", "invariance"], sort=False)
@@ -167,7 +168,7 @@ display(tables.show(lead, "Zero-shot stitching, reported and measured"))
 sentences.shows(sentences.stitching(results))
 
 # %% [markdown]
-# *Kept* is the share of the ceiling. All columns stand below, and in {download}`stitching.csv`:
+# *Kept* is the share of the ceiling. The full table is below, and in {download}`stitching.csv`:
 
 # %% tags=["hide-input"]
 tables.fold(whole, "Controls, ceilings, data and notes of every line")
@@ -177,10 +178,10 @@ figure = figures.stitching(results)
 figure
 
 # %% [markdown]
-# ## What stitched pictures look like
+# ## Stitched pictures
 #
-# The same pictures through one pair of models. Pictures of low error and pictures that one recognizes are not quite
-# the same thing: look at what blurs.
+# The same pictures go through one pair of models. A low error does not always mean a picture that can be
+# recognized: look at what blurs.
 
 # %% tags=["hide-input"]
 for row in plan.autoencoders(rows):
@@ -190,13 +191,14 @@ for row in plan.autoencoders(rows):
 # %% [markdown]
 # ## Does alignment predict stitching?
 #
-# The paper holds that alignment tells which models will stitch. Here every ordered pair is a point: how well its two
-# spaces agree under the connection against the share of the ceiling that stitching keeps. Pairs share models and are
-# not independent: p is the share of relabelled models whose rank correlation is as strong. Nothing is pooled over
-# rows. *Not testable* means that all pairs stitch equally well. In a row that mixes architectures or optimizers, a
-# better encoder in the head of a weaker model keeps more than 1; such a cloud bends to one side, and a rank
-# correlation says less than the eye. *Within groups* is the p of the same correlation if labels are dealt anew among
-# the models of each group alone; the rule of the finding, which was written before, does not ask for it.
+# The paper says that alignment tells which models can be stitched. Here each point is an ordered pair: how well
+# its two spaces agree under the connection, against the share of the ceiling that stitching keeps. Pairs share
+# models, so they are not independent; p is the share of relabellings of the models whose rank correlation is at
+# least as strong. Rows are not pooled. *Not testable* means that all pairs stitch equally well. In a row that
+# mixes architectures or optimizers, a better encoder with the head of a weaker model keeps more than 1. The
+# points then bend to one side, and a rank correlation says less than the figure. *Within groups* is the p of
+# the same correlation when labels are exchanged only within each group; the rule of the finding was written
+# before, and does not ask for it.
 
 # %% tags=["hide-input"]
 caption = "Rank correlation of alignment with the share of the ceiling that stitching keeps"
@@ -209,7 +211,7 @@ tables.fold(predicted, "Spread of retention, groups, held-out models, notes")
 figures.prediction(results)
 
 # %% [markdown]
-# ## What structure the maps have
+# ## What structure do the maps have?
 #
 # A connection works if it undoes the map between two spaces. The [ladder](../method.md#discovery) says which kind of
 # map that is, for the spaces that were aligned above.

@@ -48,8 +48,8 @@ settings = read("training", globals())
 # %% [markdown]
 # ## The plan
 #
-# Models of the two conditions have initial weights of their own: shared ones alone would make raw spaces agree. The
-# one pair that shares them is a control, named as such.
+# All models have their own initial weights, because shared ones are enough to make raw spaces agree. The one
+# pair that shares them is a control, and is named so.
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown, display
@@ -66,7 +66,7 @@ tables.show(tables.planned(summary), "What is trained and compared")
 # %% [markdown]
 # ## Train
 #
-# Finished models come from the store.
+# Models that are already in the store are not trained again.
 
 # %% tags=["hide-input"]
 models = zoo.train(plan.recipes(rows), device=settings.device)
@@ -89,7 +89,7 @@ labels = zoo.labels(plan.one_model(rows), anchor_ids)
 # %% [markdown]
 # ## Reported and measured
 #
-# The table counts pairs of one model of each condition; see [](../method.md#how-to-read-the-tables).
+# Each pair has one model of either condition; [](../method.md#how-to-read-the-tables) explains the columns.
 
 # %% tags=["hide-input"]
 alignment = align(
@@ -112,7 +112,7 @@ display(tables.show(lead, "Alignment across training procedures, reported and me
 sentences.shows(sentences.scores(results))
 
 # %% [markdown]
-# Lines of raw spaces are those of scale, too, since both have the same cosines. All columns stand below, and in
+# The lines for raw spaces also hold for scale, which is the same under cosine. The full table is below, and in
 # {download}`training.csv`:
 
 # %% tags=["hide-input"]
@@ -125,12 +125,13 @@ figure
 # %% [markdown]
 # ## Within a condition and across
 #
-# Is it the training that sets two models apart, or would two models of *one* condition agree no better? The table has
-# both, in the order of the row's name (SGD with SGD, Adam with Adam).
+# Do two models differ because they were trained differently, or would two models of the *same* condition agree
+# no better? The table compares pairs across the conditions with pairs within each, in the order of the row's
+# name (SGD with SGD, Adam with Adam).
 #
-# The *control* is one pair across the conditions whose models started from the *same* weights: a single pair, to be
-# read against the pairs across and not as a result. With four models in each condition p cannot be below 2/70, with
-# five not below 2/252, and several cells are tested at once.
+# The *control* is a single pair across the conditions whose models started from the *same* weights. Compare it
+# with the other pairs across; it is not a result by itself. With four models in each condition p cannot be
+# below 2/70, with five not below 2/252, and several cells are tested at once.
 
 # %% tags=["hide-input"]
 caption = "Calibrated alignment across and within the two conditions of each row"
@@ -141,17 +142,17 @@ sentences.shows(sentences.conditions(conditions.cells(results)))
 conditions.figure(results)
 
 # %% [markdown]
-# ## What attention goes to
+# ## What does attention go to?
 #
-# The paper shows attention over invariant features that stay similar across training procedures. Here every trained
-# encoder is frozen, and a new head learns to classify from its codes, given as four *components*: each sample's
-# similarities to the same anchors by cosine, L2, L1 and L∞ distance. A cell is the weight that one component (the
-# line) gives to another (the column), averaged over the test samples and over the models of a condition. A line sums
-# to 1, and 0.25 is what it would give to each component if it made no difference between them.
+# The paper shows attention over invariant features that stay similar across training procedures. Here every
+# trained encoder is frozen, and a new head learns to classify from four *components*: each sample's
+# similarities to the same anchors by cosine, L2, L1 and L∞ distance. Each cell is the weight that one component
+# (the line) gives to another (the column), averaged over the test samples and over the models of a condition.
+# Each line sums to 1; with no preference, every weight would be 0.25.
 #
-# Attention weights of a trained head explain nothing by themselves. So each encoder has a second head that differs in
-# one thing: all its attention weights are 0.25. The table compares the two. If its interval holds 0, the weights make
-# no difference to the accuracy that these few models could show.
+# The attention weights of a trained head explain nothing by themselves. So each encoder has a second head,
+# which differs in one thing: all its attention weights are 0.25. The table compares the two. If the interval
+# holds 0, the weights make no difference to the accuracy that so few models could show.
 
 # %% tags=["hide-input"]
 heads = zoo.train(attention.recipes(rows, settings), device=settings.device)
@@ -166,13 +167,13 @@ display(tables.show(accuracies, caption))
 sentences.shows(sentences.attention(accuracies))
 
 # %% [markdown]
-# ## Which features stay alike
+# ## Which features stay alike?
 #
-# For every pair of models across the two conditions, *agreement* is the correlation over test samples of a feature
-# (the similarities to one anchor) in one model with the same feature in the other, averaged over the anchors. The
-# dotted line is its expectation when the samples of one model are shuffled, the dashed line when they are shuffled
-# within their classes. On the right is the attention that each component receives. Four components are too few to
-# test whether attention goes to what stays alike: this is shown, not tested.
+# A feature is the similarity to one anchor. For every pair of models across the two conditions, *agreement* is
+# the correlation of a feature in one model with the same feature in the other, over test samples, averaged over
+# the anchors. The dotted line is its expectation when the samples of one model are shuffled, the dashed line
+# when they are shuffled within their classes. Four components are too few to test whether attention goes to
+# features that stay alike: this is shown, not tested.
 
 # %% tags=["hide-input"]
 agreement = attention.agree(rows, models, settings)
@@ -181,19 +182,20 @@ display(attention.features(alike, attended))
 sentences.shows(sentences.features(alike))
 
 # %% [markdown]
-# The next figure splits the agreement by class: the cosine between both models' profiles of a sample, each less its
-# model's mean profile, averaged over the class and over pairs. *In class* is its mean over the components when
-# samples are shuffled within their classes; where it is close to the other columns, the agreement is that of the
-# class as a whole.
+# The next figure splits the agreement by class. It shows the cosine between the two models' profiles of a
+# sample, after each model's mean profile is subtracted, averaged over the class and over pairs. *In class* is
+# the mean over the components when samples are shuffled within their classes. Where it is close to the other
+# columns, the agreement is that of the class as a whole.
 
 # %% tags=["hide-input"]
 attention.classes(alike)
 
 # %% [markdown]
-# ## What structure the maps have
+# ## What structure do the maps have?
 #
-# If training only turned a space, the [ladder](../method.md#discovery) would name a rotation for the pairs across the
-# two conditions; if it stretched some directions more than others, an affine map.
+# If a change of training only rotated a space, the [ladder](../method.md#discovery) would name a rotation for
+# the pairs across the two conditions. If it stretched some directions more than others, the ladder would name
+# an affine map.
 
 # %% tags=["hide-input"]
 trained_spaces = zoo.embed(plan.trained(rows), anchor_ids, device=settings.device)
@@ -215,7 +217,7 @@ display(tables.fold(classes, "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]
-# How unevenly T stretches, beside a simulated rotation (dashed):
+# The singular values show how unevenly T stretches; the dashed line is a simulated rotation:
 
 # %% tags=["hide-input"]
 values = frames.described(maps.singular_values, rows, settings)

@@ -33,7 +33,7 @@ def test_alignment_s_sentence_moves_with_the_scores(section):
     means = (
         pd.concat([frames.across_groups(part) for _, part in affine.groupby("row")]).groupby("row").calibrated.mean()
     )
-    assert f"affine {means.min():z.2f} to {means.max():z.2f}" in said
+    assert f"{means.min():z.2f} to {means.max():z.2f} after an affine map" in said
     assert sentences.scores(frame.assign(calibrated=frame.calibrated / 2)) != said
 
 
@@ -51,7 +51,7 @@ def test_the_ladder_s_sentences_count_its_verdicts(section):
 def test_models_and_stitching_say_lowest_and_highest_row():
     models = published("initialization_models")
     accuracy = models[models.accuracy.notna()].groupby("row").accuracy.mean()
-    assert f"{accuracy.min():.0%} to {accuracy.max():.0%}" in sentences.models(models)
+    assert f"{100 * accuracy.min():.0f} to {100 * accuracy.max():.0f} % of the test samples" in sentences.models(models)
     assert "autoencoders" not in sentences.models(models.drop(columns="mse"))
     frame = published("stitching")
     kept = frames.across_groups(frame[(frame.row == "MNIST") & (frame.control == "none")])

@@ -157,6 +157,6 @@ def uncovered_sentence(frames: Mapping[str, pd.DataFrame], outcomes: list[Outcom
             untrained += bool(_untrained(part).calibrated.mean() >= own["affine"])
     return (
         f"An affine map raises calibrated alignment by {min(gains):.2f} to {max(gains):.2f} over that of raw spaces; "
-        f"in {untrained} of the {len(gains)} rows that can tell, untrained networks reach as much after such a map as "
-        "trained ones."
+        f"in {untrained} of the {len(gains)} rows that can tell, untrained networks reach at least as much after such "
+        "a map as trained ones."
     )

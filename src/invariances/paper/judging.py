@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ __all__ = [
     "decided",
     "describe",
     "judged",
+    "percent",
     "sign",
 ]
 
@@ -93,11 +95,14 @@ def judged(claim: Claim, evidence: Any, smoke: bool) -> Verdict:
         word = HOLDS
     else:
         word = IN_PART if supporting else FAILS
-    reason = (
-        f"It is supported by {len(supporting)} of the {len(telling)} rows that can tell ({len(outcomes)} were run)."
-    )
+    reason = f"{len(supporting)} of the {len(telling)} rows that can tell support the claim ({len(outcomes)} were run)."
     sentence = claim.sentence(evidence, outcomes) if telling else ""
     return Verdict(claim.text, word, sentence, f"{reason} The rule: {claim.rule}", outcomes)
+
+
+def percent(share: float) -> str:
+    """A share in words; a dash where there is none."""
+    return "-" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def decided(outcomes: list[Outcome]) -> list[Outcome]:

@@ -89,5 +89,5 @@ def ladder(whole: pd.DataFrame) -> pd.DataFrame:
 
 def prediction(whole: pd.DataFrame) -> pd.DataFrame:
     """Whether alignment predicts stitching, of the table that `tables.prediction` gives."""
-    columns = ["Rank correlation", "p (models relabelled)", "p (Holm)", "Gain of choosing by it"]
+    columns = ["Rank correlation", "p (models relabelled)", "p (Holm)", "Gain from the best-aligned encoder"]
     return whole.reindex(columns=["Row", "Stitched", *columns]) if len(whole) else whole

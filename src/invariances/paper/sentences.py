@@ -7,6 +7,7 @@ from IPython.display import Markdown
 
 from invariances.ladders import ALL_PAIRS
 from invariances.paper.frames import across_groups, over_groups
+from invariances.paper.judging import percent
 from invariances.paper.stitched import predicts_sentence
 from invariances.paper.tables import CLASS_TITLES, beyond_similarity, ladder_verdict
 
@@ -41,24 +42,24 @@ def models(frame: pd.DataFrame) -> str:
     said = []
     if "accuracy" in frame and frame.accuracy.notna().any():
         means = frame[frame.accuracy.notna()].groupby("row").accuracy.mean()
-        said.append(f"classifiers are right in {means.min():.0%} to {means.max():.0%} of the test samples")
+        said.append(f"classifiers get {100 * means.min():.0f} to {percent(means.max())} of the test samples right")
     if "mse" in frame and frame.mse.notna().any():
         means = 1000 * frame[frame.mse.notna()].groupby("row").mse.mean()
-        said.append(f"autoencoders err by {_span(means, 1)} ×10⁻³ a pixel")
-    return f"that {', and '.join(said)}, as means by row" if said else ""
+        said.append(f"autoencoders have a squared error of {_span(means, 1)} ×10⁻³ per pixel")
+    return f"that {', and '.join(said)} (means of the rows)" if said else ""
 
 
 def scores(frame: pd.DataFrame) -> str:
     """How alignment stands above chance by invariance, beside untrained networks: from ``<section>.csv``."""
     across = pd.concat([across_groups(part) for _, part in frame.groupby(["row", "kind"], sort=False)])
     means = across.groupby(["kind", "invariance", "row"]).calibrated.mean()
-    said = [f"{name} {_span(means['trained', key])}" for key, name in _NAMES.items() if ("trained", key) in means.index]
-    low = f"; untrained networks after an affine map {_span(means['untrained', 'affine'])}"
-    has_untrained = ("untrained", "affine") in means.index
-    return f"calibrated alignment by row: {', '.join(said)}{low if has_untrained else ''}"
+    said = [f"{_span(means['trained', key])} {name}" for key, name in _NAMES.items() if ("trained", key) in means.index]
+    if ("untrained", "affine") in means.index:
+        said.append(f"{_span(means['untrained', 'affine'])} for untrained networks after an affine map")
+    return f"that calibrated alignment (means of the rows) is {', '.join(said)}"
 
 
-_NAMES = {"absolute": "raw", "relative": "relative", "affine": "affine"}
+_NAMES = {"absolute": "in raw spaces", "relative": "by relative representations", "affine": "after an affine map"}
 
 
 def conditions(table: pd.DataFrame) -> str:
@@ -80,8 +81,8 @@ def ladder(frame: pd.DataFrame) -> str:
     said = ", ".join(f"{CLASS_TITLES.get(str(name), name)} in {count}" for name, count in names.items())
     gains = pd.Series([beyond_similarity(part).mean for part in parts])
     return (
-        f"that of {len(parts)} rows the ladder names {said}; full freedom explains {_span(gains)} of the variance "
-        "beyond turning, rescaling and shifting"
+        f"that the ladder names {said} of {len(parts)} rows; an affine map explains {_span(gains)} of the variance "
+        "beyond a similarity"
     )
 
 
@@ -101,7 +102,7 @@ def stitching(frame: pd.DataFrame) -> str:
     parts = [over_groups(across_groups(part)) for _, part in frame[frame.control == "none"].groupby("row", sort=False)]
     kept = pd.concat(parts).groupby(["invariance", "row"], sort=False).retention.mean()
     said = [f"{name} {_span(kept[name])}" for name in dict.fromkeys(kept.index.get_level_values(0))]
-    return f"the share of the ceiling that is kept, by row: {', '.join(said)}"
+    return f"the share of the ceiling that stitching keeps (means of the rows): {', '.join(said)}"
 
 
 def prediction(frame: pd.DataFrame) -> str:
@@ -117,7 +118,8 @@ def cka(table: pd.DataFrame) -> str:
     if lows.empty:
         return ""
     return (
-        f"that networks of one architecture are more alike than of two in {int((lows > 0).sum())} of {len(lows)} pairs"
+        "that networks of one architecture are more alike than networks of two in "
+        f"{sum(lows > 0)} of {len(lows)} pairs of architectures"
     )
 
 
@@ -145,4 +147,4 @@ def features(frame: pd.DataFrame) -> str:
     whole = frame[frame["class"] == "all"]
     agreement, within = (whole.groupby("component")[name].mean() for name in ("agreement", "null_within_class"))
     said = [f"{component} {agreement[component]:.2f} ({within[component]:.2f})" for component in agreement.index]
-    return f"the mean agreement of each component, in brackets within classes alone: {', '.join(said)}"
+    return f"the mean agreement of each component, and in brackets what classes alone give: {', '.join(said)}"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from invariances.intervals import interval
 from invariances.paper.frames import across_groups, groups_of, over_groups
-from invariances.paper.judging import Outcome, decided, describe
+from invariances.paper.judging import Outcome, decided, describe, percent
 from invariances.paper.reported import stitching_beside
 from invariances.prediction import rank_prediction
 
@@ -30,6 +30,7 @@ KEPT = 0.75
 NO_SPREAD = 0.01
 """Range of retention below which there is nothing to predict."""
 SIGNIFICANT = 0.05
+TOO_FEW = "too few models"
 
 
 def communicates(frame: pd.DataFrame) -> list[Outcome]:
@@ -70,7 +71,8 @@ def communicates_sentence(frame: pd.DataFrame, outcomes: list[Outcome]) -> str:
     """In how many rows stitching keeps enough, how blurred pictures are, and where a rotation keeps more than a map."""
     telling = decided(outcomes)
     supporting = sum(bool(outcome.supports) for outcome in telling)
-    said = [f"Stitching without training keeps {KEPT:.0%} in {supporting} of the {len(telling)} rows that can tell."]
+    rows = f"{supporting} of the {len(telling)} rows that can tell"
+    said = [f"Stitching without training keeps at least {percent(KEPT)} in {rows}."]
     real = pd.concat([_real(part) for _, part in frame.groupby("row", sort=False)])
     pictures = real[(real.metric == "mse") & real.row.isin([outcome.row for outcome in telling])]
     if len(pictures):
@@ -83,8 +85,8 @@ def communicates_sentence(frame: pd.DataFrame, outcomes: list[Outcome]) -> str:
             if space in ratios
         ]
         said.append(
-            "For pictures the share of the gap in error that is closed decides; the error itself, over that of models "
-            f"that are not stitched, is {' and '.join(times)}."
+            "For pictures, the share of the gap in error that is closed decides. The error itself, as a multiple of "
+            f"that of models that are not stitched, is {' and '.join(times)}."
         )
     kept = real.groupby(["row", "invariance"]).retention.mean().unstack()
     if {"orthogonal", "affine"} <= set(kept):
@@ -153,11 +155,11 @@ def _prediction(part: pd.DataFrame) -> dict[str, object]:
         bare = rank_prediction(part, part, alignment_value="alignment").iloc[0]
         line["rho_uncalibrated"] = bare.rho
         evidence += f"; not calibrated: rho {bare.rho:.2f}" if bare.testable else f"; not calibrated: {bare.reason}"
-    evidence += f"; the best-aligned encoder gains {line['gain']:.0%} of what the best one would"
+    evidence += f"; the best-aligned encoder gains {percent(line['gain'])} of what the best one would"
     strata = part.groupby("group_a", sort=False).model_a.unique()
     if len(strata) > 1 and strata.map(len).max() > 1:
         inner = rank_prediction(part, part, alignment_value="alignment_calibrated", strata=strata).iloc[0]
-        line["within"] = f"{inner.p:.3f}" if inner.testable else "too few models"
+        line["within"] = f"{inner.p:.3f}" if inner.testable else TOO_FEW
         evidence += f"; p within groups: {line['within']}"
     return line | {"evidence": evidence}
 
@@ -196,12 +198,12 @@ def predicts_sentence(frame: pd.DataFrame) -> str:
     table = predictions(frame)
     testable = table[table.testable.astype(bool)]
     corrected = testable[(testable.rho > 0) & (testable.holm < SIGNIFICANT)]
-    within = pd.to_numeric(testable.within, errors="coerce")
-    kept = testable[(testable.within == "") | (within < SIGNIFICANT)]
+    within = testable.within.map(lambda p: p == "" or (p != TOO_FEW and float(p) < SIGNIFICANT))
+    kept = testable.supports[within]
     return (
-        f"Of {len(testable)} rows and ways of stitching that can tell, {int(testable.supports.sum())} support it, "
-        f"{len(corrected)} after Holm's correction; {int(kept.supports.sum())} of {len(kept)} are left without those "
-        "whose correlation within groups could be chance or cannot be had. A user who takes the best-aligned encoder "
-        f"for a head gains {testable.gain.median():.0%} of what the best one would gain (median; "
-        f"{testable.gain.min():.0%} to {testable.gain.max():.0%})."
+        f"Of the {len(testable)} combinations of row and connection that can tell, {int(testable.supports.sum())} "
+        f"support it, and {len(corrected)} do after Holm's correction. Without those whose correlation within groups "
+        f"could be chance or cannot be computed, {sum(map(bool, kept))} of {len(kept)} support it. Whoever takes "
+        f"the best-aligned encoder for a given head gains {percent(testable.gain.median())} of what the best encoder "
+        f"would gain (median; {percent(testable.gain.min())} to {percent(testable.gain.max())})."
     )

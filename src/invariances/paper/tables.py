@@ -17,6 +17,7 @@ from pandas.io.formats.style import Styler
 from invariances.intervals import Interval, difference, interval
 from invariances.ladders import ALL_PAIRS
 from invariances.paper.frames import SAME_ENCODER, SAME_GROUP, across_groups, groups_of, shown_row
+from invariances.paper.judging import percent
 from invariances.paper.reported import ALIGNMENT, stitching_beside
 from invariances.paper.rows import INVARIANCES, ROWS
 from invariances.paper.stitched import predictions
@@ -184,23 +185,23 @@ def _shared_ends(own: pd.DataFrame, factor: int) -> list[str]:
 def prediction(frame: pd.DataFrame) -> pd.DataFrame:
     """Whether alignment predicts stitching, by row and way of stitching."""
     lines = []
-    for line in predictions(frame).itertuples():
-        own = frame[(frame.row == line.row) & (frame.invariance == line.invariance) & (frame.control == "none")]
+    for line in predictions(frame).to_dict("records"):
+        own = frame[(frame.row == line["row"]) & (frame.invariance == line["invariance"]) & (frame.control == "none")]
         lines.append(
             {
-                "Row": line.row,
-                "Stitched": SPACES[line.invariance],
+                "Row": line["row"],
+                "Stitched": SPACES[line["invariance"]],
                 "Models": str(own.model_a.nunique()),
                 "Retention, lowest": f"{own.retention.min():.2f}",
                 "highest": f"{own.retention.max():.2f}",
-                "Rank correlation": number(line.rho) if line.testable else "-",
-                "p (models relabelled)": f"{line.p:.3f}" if line.testable else "-",
-                "p (Holm)": f"{line.holm:.3f}" if line.testable else "-",
-                "p (within groups)": line.within or "-",
-                "By alignment as it is": number(line.rho_uncalibrated),
-                "Gain of choosing by it": f"{line.gain:.0%}" if line.gain == line.gain else "-",
-                "R² for held-out models": number(line.held_out_r2) if line.testable else "-",
-                "Note": line.reason if not line.testable else "",
+                "Rank correlation": number(line["rho"]) if line["testable"] else "-",
+                "p (models relabelled)": f"{line['p']:.3f}" if line["testable"] else "-",
+                "p (Holm)": f"{line['holm']:.3f}" if line["testable"] else "-",
+                "p (within groups)": line["within"] or "-",
+                "Rank correlation, not calibrated": number(line["rho_uncalibrated"]),
+                "Gain from the best-aligned encoder": percent(line["gain"]),
+                "R² for held-out models": number(line["held_out_r2"]) if line["testable"] else "-",
+                "Note": line["reason"] if not line["testable"] else "",
             }
         )
     return _named_once(pd.DataFrame(lines)) if lines else pd.DataFrame()

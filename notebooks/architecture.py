@@ -131,8 +131,10 @@ figure
 
 # %% tags=["hide-input"]
 caption = "Calibrated alignment across and within the two architectures of each row"
-display(tables.show(conditions.table(results), caption))
-sentences.shows(sentences.conditions(conditions.cells(results)))
+compared = conditions.table(results)
+display(tables.show(leads.conditions(compared), caption))
+display(sentences.shows(sentences.conditions(conditions.cells(results))))
+tables.fold(compared, "Scale, scores that are not calibrated, models and notes of every line")
 
 # %% tags=["hide-input"]
 conditions.figure(results)

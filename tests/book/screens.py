@@ -104,7 +104,7 @@ def main(
     Example: python tests/book/screens.py --only intro --only results/stitching
     """
     pages = sorted(str(path.relative_to(html).with_suffix("")) for path in html.rglob("*.html"))
-    pages = [page for page in pages if not page.startswith(("_", "genindex", "search", "own/"))]
+    pages = [page for page in pages if not page.startswith(("_", "404", "genindex", "index", "search", "own/"))]
     ways = list(product(only or pages, WIDTHS, THEMES))
     with served(html) as address, chromium() as browser:
         lines = [

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import io
 import re
 import shutil
 import subprocess
@@ -9,8 +10,11 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from bs4 import BeautifulSoup
 
 from invariances.paper import claims, findings, tables
 
@@ -40,6 +44,8 @@ PAGES = [
     *(f"api/{path.stem}" for path in sorted((ROOT / "book" / "api").glob("*.md"))),
     "references",
 ]
+LEADS = ("Alignment across", "Zero-shot", "Calibrated alignment across and within", "Which maps", "Rank correlation")
+"""Captions of the tables that decide; the others may scroll."""
 RESULTS = [page for page in PAGES if page.startswith("results/")]
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync"]
@@ -65,6 +71,19 @@ def test_every_page_of_the_contents_is_built(html):
     for page in PAGES:
         assert (html / f"{page}.html").is_file()
     assert not list(html.rglob(".running*"))
+
+
+def test_links_to_a_term_show_its_definition_and_the_paper_is_linked(html):
+    method = BeautifulSoup((html / "method.html").read_text(), "html.parser")
+    terms = method.select("article a[href*='#term-']")
+    assert len(terms) > 5
+    glossary = BeautifulSoup((html / "glossary.html").read_text(), "html.parser")
+    for link in terms:
+        term = glossary.find(id=link["href"].partition("#")[2])
+        assert link["title"].split() == term.find_next("dd").get_text().split() or "$" in link["title"]
+    intro = BeautifulSoup((html / "intro.html").read_text(), "html.parser")
+    assert intro.select("article a[href='https://openreview.net/forum?id=mCm4iiNoNc']")
+    assert "MIT licence" in intro.select_one(".extra_footer").get_text()
 
 
 def test_every_results_page_says_its_size_and_its_data(html):
@@ -145,6 +164,44 @@ def test_page_in_a_browser(page, browser, address):
     assert errors == []
     assert elsewhere == []
     tab.close()
+
+
+@pytest.mark.parametrize("page", RESULTS)
+def test_a_results_page_answers_on_its_first_screen_in_tables_that_fit(page, browser, address):
+    tab = browser.new_page(viewport={"width": 1280, "height": 1000})
+    tab.goto(f"{address}/{page}.html", wait_until="load")
+    place = tab.evaluate(
+        "[...document.querySelectorAll('article strong')].find(s => s.textContent.startsWith('What came out'))"
+        ".getBoundingClientRect().bottom"
+    )
+    assert place < 600
+    widths = tab.evaluate(
+        "[...document.querySelectorAll('article .table-scroll')].filter(t => !t.closest('details'))"
+        ".map(t => [t.querySelector('table').offsetWidth, t.clientWidth, t.querySelector('caption').textContent])"
+    )
+    assert widths
+    leads = [width for width in widths if width[2].startswith(LEADS)]
+    assert leads
+    for table, box, caption in leads:
+        assert table <= box + 1, caption
+    tab.close()
+
+
+def test_figures_and_tables_follow_a_dark_page(browser, address):
+    colours = {}
+    for theme in ("light", "dark"):
+        tab = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=theme)
+        tab.goto(f"{address}/results/training.html", wait_until="load")
+        figure = tab.query_selector("article figure img")
+        figure.scroll_into_view_if_needed()
+        tab.wait_for_timeout(200)
+        picture = Image.open(io.BytesIO(figure.screenshot())).convert("L")
+        cell = tab.query_selector("article .table-scroll td")
+        text = cell.evaluate("c => getComputedStyle(c).color")
+        colours[theme] = (np.median(np.asarray(picture)), sum(map(int, re.findall(r"\d+", text)[:3])))
+        tab.close()
+    assert colours["light"][0] > 200 > 60 > colours["dark"][0]
+    assert colours["light"][1] < 300 < 450 < colours["dark"][1]
 
 
 def test_formulas_are_typeset(browser, address):

@@ -114,6 +114,17 @@ def test_lead_tables_of_the_ladder_and_of_prediction_have_six_columns_of_the_who
         assert made(whole).equals(whole[list(made(whole).columns)])
 
 
+def test_the_lead_table_within_and_across_has_six_columns_and_no_scale_that_equals_raw():
+    whole = conditions.table(published("training"))
+    lead = leads.conditions(whole)
+    assert lead.shape == (3 * whole.Row.nunique(), 6)
+    assert not (lead.Invariance == "Scale Inv").any()
+    assert lead["Within the first; the second"][0] == f"{whole['Within the first'][0]}; {whole['Within the second'][0]}"
+    assert list(lead["p, relabelled"]) == list(whole["p, relabelled"][whole.Invariance != "Scale Inv"])
+    moved = whole.assign(Across=[f"{i}" for i in range(len(whole))])
+    assert (leads.conditions(moved).Invariance == "Scale Inv").any()
+
+
 def test_transformers_are_called_by_their_real_size_and_imagenet_by_what_is_there():
     part = pd.DataFrame({"row": ["BERT vs RoBERTa"], "profile": ["laptop"], "data": ["trec"], "n_train": [9]})
     assert frames.shown_row(part) == "BERT (2 × 128) vs RoBERTa (2 × 128)"

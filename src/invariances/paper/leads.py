@@ -9,7 +9,7 @@ from invariances.paper.frames import shown_row
 from invariances.paper.judging import Outcome
 from invariances.paper.rows import INVARIANCES
 
-__all__ = ["alignment", "ladder", "prediction", "stitching"]
+__all__ = ["alignment", "conditions", "ladder", "prediction", "stitching"]
 
 KEPT_WORDS = {True: "✓ enough is kept", False: "✗ too little is kept", None: ""}
 """Of a row of the stitching table; nothing where it stands beside no reported number, or cannot tell."""
@@ -27,12 +27,27 @@ def alignment(section: str, frame: pd.DataFrame, whole: pd.DataFrame) -> pd.Data
         What `tables.alignment` makes of it. Lines of the scale invariance are left out where they equal those of raw
         spaces, as they do by definition under cosine.
     """
-    equal = whole.groupby("Row", sort=False).Measured.transform("first") == whole.Measured
-    kept = whole[~(equal & (whole.Invariance == INVARIANCES["scale"]))]
+    kept = _without_equal_scale(whole, "Measured")
     outcomes = {outcome.row: outcome for outcome in judge(section, frame).outcomes}
     names = {shown_row(part): row for row, part in frame.groupby("row", sort=False)}
     words = [_outcome_words(outcomes.get(names.get(row, row))) for row in kept.Row]
     return _led(kept, ["Invariance", "Reported", "Measured", "Calibrated"], words)
+
+
+def _without_equal_scale(whole: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The table without the lines of scale where they equal those of raw spaces, which come first in a row."""
+    equal = whole.groupby("Row", sort=False)[column].transform("first") == whole[column]
+    return whole.loc[~(equal & (whole.Invariance == INVARIANCES["scale"]))]
+
+
+def conditions(whole: pd.DataFrame) -> pd.DataFrame:
+    """What decides within and across, of the table that `studies.conditions.table` gives: six columns."""
+    kept = _without_equal_scale(whole, "Across").reset_index(drop=True)
+    within = kept["Within the first"] + "; " + kept["Within the second"]
+    lead = kept[["Invariance", "Across"]].assign(**{"Within the first; the second": within})
+    lead[["Across minus within", "p, relabelled"]] = kept[["Across minus within", "p, relabelled"]]
+    lead.insert(0, "Row", kept.Row.where(~kept.Row.duplicated(), ""))
+    return lead
 
 
 def _outcome_words(outcome: Outcome | None) -> str:

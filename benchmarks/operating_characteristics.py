@@ -353,7 +353,8 @@ def write_table(out: Path) -> None:
     html = values.to_html(index=False, border=0, classes="companion", float_format="{:g}".format)
     # a blank line would end the block of HTML
     (out / "confusion.md").write_text(
-        f'In percent, by planted class; the least is {least} %.\n\n<div class="table-scroll" tabindex="0">\n{html}\n</div>\n',
+        f"In percent, by planted class; the least is {least} %.\n\n"
+        f'<div class="table-scroll" tabindex="0">\n{html}\n</div>\n',
         encoding="utf-8",
     )
 

@@ -130,8 +130,8 @@ figure
 # name (SGD with SGD, Adam with Adam).
 #
 # The *control* is a single pair across the conditions whose models started from the *same* weights. Compare it
-# with the other pairs across; it is not a result by itself. With five models in each condition p cannot be
-# below 2/252, and several cells are tested at once.
+# with the other pairs across; it is not a result by itself. With four models in each condition p cannot be
+# below 2/70, with five not below 2/252, and several cells are tested at once.
 
 # %% tags=["hide-input"]
 caption = "Calibrated alignment across and within the two conditions of each row"

@@ -85,7 +85,7 @@ tables.show(tables.planned(summary), "What is trained and stitched")
 
 # %% tags=["hide-input"]
 models = zoo.train(plan.recipes(rows), device=settings.device)
-scores = frames.model_scores(rows, models)
+scores = frames.model_scores(rows, models, settings)
 quality = frames.save_table(scores, "stitching_models")
 caption = "How well the models do their own task, on the test split"
 display(tables.show(tables.models(quality), caption))

@@ -70,7 +70,7 @@ tables.show(tables.planned(summary), "What is trained and compared")
 
 # %% tags=["hide-input"]
 models = zoo.train(plan.recipes(rows), device=settings.device)
-scores = frames.model_scores(rows, models)
+scores = frames.model_scores(rows, models, settings)
 quality = frames.save_table(scores, "training_models")
 caption = "How well the models do their own task, on the test split"
 display(tables.show(tables.models(quality), caption))

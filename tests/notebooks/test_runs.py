@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
 from invariances.notebooks import run_section
 from invariances.paper.reported import ALIGNMENT, STITCHING
 from invariances.paper.rows import FIVE_STARS, ROWS, SECTIONS
+from invariances.zoo import store
 
 ROOT = Path(__file__).parents[2]
 PAPERMILL = [str(Path(sys.executable).with_name("papermill"))]
@@ -26,6 +28,23 @@ def executed(request, tmp_path_factory):
     given = {"profile": "smoke", "seeds": SEEDS[request.param], "epochs": 1, "samples": 300}
     notebook = run_section(request.param, given, folder, progress=False)
     return request.param, nbformat.read(notebook, as_version=4), pd.read_csv(folder / f"{request.param}.csv")
+
+
+@pytest.mark.parametrize("section", ["initialization", "architecture", "training"])
+def test_a_score_can_be_computed_by_hand_from_the_models_that_its_table_names(section, tmp_path):
+    given = {"profile": "smoke", "seeds": 2, "epochs": 0, "samples": 300, "datasets": ROWS[section][0].dataset}
+    run_section(section, given, tmp_path, progress=False)
+    models = pd.read_csv(tmp_path / f"{section}_models.csv").set_index(["row", "model"])
+    frame = pd.read_csv(tmp_path / f"{section}.csv")
+    pair = frame[(frame.kind == "trained") & (frame.invariance == "relative")].iloc[-1]
+    stored = [store.load("models", models.key[pair.row, pair[side]]).arrays for side in ("model_a", "model_b")]
+    profiles = [unit(part["spaces.test"]) @ unit(part["spaces.pool"][: pair.n_anchors]).T for part in stored]
+    cosines = (unit(profiles[0]) * unit(profiles[1])).sum(axis=1)
+    assert pair.score == pytest.approx(cosines.mean(), abs=1e-5)
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def _texts(notebook):

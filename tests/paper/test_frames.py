@@ -23,7 +23,7 @@ def run():
     pieces = zoo.take_apart(plan.stitched(rows), plan.untrained_encoders(rows), anchors)
     aligned = align(zoo.embed(plan.trained(rows), anchors), anchors, ("absolute", "affine", "orthogonal"), ("cosine",))
     table = frames.with_alignment(stitch(pieces, SPACES, plan.quality(rows)), aligned)
-    return rows, models, frames.described(table, rows, settings)
+    return rows, models, frames.described(table, rows, settings), settings
 
 
 def test_a_pair_is_of_two_encoders_and_two_languages_and_the_others_are_controls(run):
@@ -49,12 +49,12 @@ def test_a_pair_is_of_two_encoders_and_two_languages_and_the_others_are_controls
 
 
 def test_the_row_runs_in_every_space_and_its_stand_ins_carry_their_languages(run):
-    rows, models, table = run
+    rows, models, table, settings = run
     assert set(table.invariance) == set(SPACES)
     means = frames.across_groups(table).groupby(["invariance", "control"]).score.mean()
     for space in ("affine", "orthogonal"):
         assert means[space, "none"] > means[space, "shuffled anchors"] + 0.05
-    named = frames.model_scores(rows, models).network
+    named = frames.model_scores(rows, models, settings).network
     assert named.str.contains("stand-in for").all()
     assert table.data.str.contains("stand-in for amazon-en").all()
 
@@ -104,10 +104,10 @@ def test_the_stand_in_for_an_untrained_encoder_is_named_as_one():
 
 
 def test_heads_of_several_seeds_are_averaged(run):
-    rows, models, table = run
+    rows, models, table, settings = run
     assert set(table.heads) == {2}
     assert not table.duplicated(["model_a", "model_b", "invariance", "control"]).any()
-    scores = frames.model_scores(rows, models)
+    scores = frames.model_scores(rows, models, settings)
     absolute = scores[scores["head"] == "absolute"].set_index("model")
     assert set(absolute.index) == {f"{language} stand-in-{e}, head {s}" for language in ("en", "de")
                                    for e in ("e5", "use") for s in range(2)}  # fmt: skip

@@ -149,9 +149,10 @@ def test_rows_scored_side_by_side_are_the_rows_scored_one_by_one():
 
 
 def test_a_saved_table_is_whole_and_leaves_no_part(tmp_path):
-    rows = plan.rows(check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0}))
+    settings = check("initialization", {"datasets": "mnist", "seeds": 2, "epochs": 0})
+    rows = plan.rows(settings)
     models = zoo.train(plan.recipes(rows))
-    read = frames.save_table(frames.model_scores(rows, models), "initialization_models", tmp_path)
+    read = frames.save_table(frames.model_scores(rows, models, settings), "initialization_models", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["initialization_models.csv"]
     assert set(read.model) == {"CNN-3 0", "CNN-3 1", *AUTOENCODERS}
 

@@ -174,6 +174,15 @@ def test_the_banner_of_a_notebook_follows_from_its_csv(published):
     assert "INVARIANCES_DATA" not in banner
 
 
+def test_every_published_model_is_named_by_its_key_in_the_store(published):
+    section, _, _ = published
+    models = _csv(f"{section}_models")
+    if "key" not in models:
+        pytest.skip(f"{section} was run before its table named the models' keys")
+    assert models.key.str.fullmatch(r"[0-9a-f]{20}").all()
+    assert not models.duplicated("key").any()
+
+
 def test_the_sections_have_one_size():
     assert len({profile for section in SECTIONS for profile in pd.read_csv(RESULTS / f"{section}.csv").profile}) == 1
 

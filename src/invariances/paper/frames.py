@@ -20,8 +20,8 @@ from invariances.paper.settings import Settings
 from invariances.threads import cores
 from invariances.zoo.models import device_named
 from invariances.zoo.pretrained import named
-from invariances.zoo.recipes import Network, Recipe
-from invariances.zoo.trained import machine
+from invariances.zoo.recipes import RECIPE_VERSION, Network, Recipe
+from invariances.zoo.trained import machine, numerics
 
 __all__ = [
     "SAME_ENCODER",
@@ -84,9 +84,10 @@ def planned_table(summary: pd.DataFrame, settings: Settings, folder: str | Path 
     Returns
     -------
     DataFrame
-        With the columns date, commit and machine as well.
+        With the columns date, commit, recipe_version and machine as well.
     """
     facts = {"profile": settings.profile, "date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": _commit()}
+    facts["recipe_version"] = str(RECIPE_VERSION)
     facts["machine"] = f"{machine(device_named(settings.device))}, {cores()} cores"
     return save_table(summary.assign(**facts), f"{settings.section}_plan", folder)
 
@@ -105,15 +106,21 @@ def _commit() -> str:
     return head.stdout.strip()
 
 
-def model_scores(plan: Mapping[str, PlannedRow], models: Mapping) -> pd.DataFrame:
+def model_scores(plan: Mapping[str, PlannedRow], models: Mapping, settings: Settings) -> pd.DataFrame:
     """What every model reaches in its own task on the test split, with a head on codes or on relative ones.
 
     Parameters
     ----------
     plan : mapping from row names to PlannedRow
     models : mapping from recipes to trained models
+    settings : Settings
+
+    Returns
+    -------
+    DataFrame
+        One line a model; ``key`` is its name in the store.
     """
-    lines = []
+    lines, kind = [], numerics(device_named(settings.device))
     for row, planned in plan.items():
         for head, field in (("absolute", "recipes"), ("relative", "relative")):
             for group in planned.groups:
@@ -122,8 +129,8 @@ def model_scores(plan: Mapping[str, PlannedRow], models: Mapping) -> pd.DataFram
                     line["network"] = _network_words(recipe.network)
                     for seed in range(group.heads):
                         model = f"{name}, head {seed}" if group.heads > 1 else name
-                        scores = models[with_head(recipe, seed) if seed else recipe].scores
-                        lines.append({**line, "model": model, **scores})
+                        own = with_head(recipe, seed) if seed else recipe
+                        lines.append({**line, "model": model, "key": own.key(kind), **models[own].scores})
     return pd.DataFrame(lines).round(6)
 
 

@@ -46,6 +46,8 @@ __all__ = [
 
 Intervals = Mapping[tuple[str, str], Interval]
 
+ORIGIN = ("date", "commit", "recipe_version", "machine")
+"""Columns of a plan that say when, by what and where it was run."""
 NOT_RUN = "not run"
 SPACES = {
     "absolute": "Abs",
@@ -411,4 +413,4 @@ def banner(frame: pd.DataFrame, profile: str) -> str:
 
 def planned(frame: pd.DataFrame) -> pd.DataFrame:
     """A section's plan as a table: what does not differ by row stands in the banner."""
-    return frame.drop(columns=["source", "profile", "date", "commit", "machine"]).rename(columns=str.capitalize)
+    return frame.drop(columns=["source", "profile", *ORIGIN], errors="ignore").rename(columns=str.capitalize)

@@ -132,8 +132,10 @@ figure
 
 # %% tags=["hide-input"]
 trained_spaces = zoo.embed(plan.trained(rows), anchor_ids, device=settings.device)
+classes = plan.classes(rows)
 for row in plan.one_per_modality(rows):
-    display(figures.latents(row, trained_spaces[row], anchor_ids[row], labels[row]))
+    two = trained_spaces[row]
+    display(figures.latents(row, two, anchor_ids[row], labels[row], classes[row]))
 
 # %% [markdown]
 # ## What structure do the maps have?
@@ -155,11 +157,11 @@ maps = ladder(
 steps = frames.save_table(frames.described(maps.table, rows, settings), "initialization_ladder")
 
 # %% tags=["hide-input"]
-classes = tables.ladder(steps)
+structure = tables.ladder(steps)
 caption = "Which maps lead from one seed's space to another's"
-display(tables.show(leads.ladder(classes), caption))
+display(tables.show(leads.ladder(structure), caption))
 display(sentences.shows(sentences.ladder(steps)))
-display(tables.fold(classes, "All classes of maps, and T described"))
+display(tables.fold(structure, "All classes of maps, and T described"))
 figures.ladder(steps)
 
 # %% [markdown]

@@ -187,6 +187,35 @@ def test_a_results_page_answers_on_its_first_screen_in_tables_that_fit(page, bro
     tab.close()
 
 
+@pytest.mark.parametrize("page", RESULTS)
+def test_print_loses_nothing_of_a_table(page, browser, address):
+    tab = browser.new_page(viewport={"width": 1000, "height": 900})
+    tab.goto(f"{address}/{page}.html", wait_until="load")
+    tab.emulate_media(media="print")
+    heights = tab.evaluate("[...document.querySelectorAll('details.whole-table table')].map(t => t.offsetHeight)")
+    assert heights
+    assert min(heights) > 50
+    widths = tab.evaluate(
+        "[...document.querySelectorAll('.table-scroll')].map(t => [t.querySelector('table').offsetWidth, t.clientWidth])"
+    )
+    for table, box in widths:
+        assert table <= box + 1
+    tab.close()
+
+
+def test_the_keyboard_s_focus_can_be_seen(browser, address):
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto(f"{address}/results/training.html", wait_until="load")
+    for _ in range(60):
+        tab.keyboard.press("Tab")
+        where, outline, shadow = tab.evaluate(
+            "(e => [e.outerHTML.slice(0, 90), getComputedStyle(e).outlineStyle, getComputedStyle(e).boxShadow])"
+            "(document.activeElement)"
+        )
+        assert outline != "none" or (shadow != "none" and not shadow.startswith("rgba(0, 0, 0, 0)")), where
+    tab.close()
+
+
 def test_figures_and_tables_follow_a_dark_page(browser, address):
     colours = {}
     for theme in ("light", "dark"):

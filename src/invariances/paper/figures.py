@@ -23,7 +23,7 @@ from invariances.paper.reported import ALIGNMENT, Reported
 from invariances.paper.stitched import predictions
 from invariances.paper.tables import class_title
 from invariances.stitching import Codes, Stitchable, connect
-from invariances.transforms import Relative
+from invariances.transforms import Affine, Relative
 
 __all__ = [
     "LOWEST",
@@ -43,6 +43,8 @@ CONTROLS = {"self-stitch": "-", SAME_ENCODER: "-.", "shuffled anchors": ":", "un
 LOWEST = -0.5
 """Where figures of explained variance end: a map into a wrong place explains less than nothing."""
 PANEL = (WIDTH / 2, 3.3)
+NAMED = 20
+"""Classes that a legend names, at most."""
 LINE = 0.2
 """Inches of height for one line of a figure that has a line for each invariance."""
 DRAWN = {"absolute": "raw (as scale)", "relative": "rotation (relative)", "affine": "affine"}
@@ -114,8 +116,10 @@ def _draw_scores(ax: Axes, y: float, own: pd.DataFrame, span: Interval, color: s
     ax.plot(span.mean, y, "|", color=color, markersize=9, markeredgewidth=2.2)
 
 
-def latents(row: str, spaces: Mapping[str, np.ndarray], anchors: Sequence[int], labels: np.ndarray) -> Drawing:
-    """Two models' spaces side by side, raw and relative: the same samples on two principal axes, by class.
+def latents(
+    row: str, spaces: Mapping[str, np.ndarray], anchors: Sequence[int], labels: np.ndarray, classes: Sequence[str]
+) -> Drawing:
+    """Two models' spaces side by side, raw, relative and after an affine map: the same samples, by class.
 
     Parameters
     ----------
@@ -125,28 +129,44 @@ def latents(row: str, spaces: Mapping[str, np.ndarray], anchors: Sequence[int], 
     anchors : sequence of int
         The k anchors.
     labels : array of length k + n
+    classes : sequence of str
+        Their names. A legend has them where they are at most `NAMED`.
     """
     k = len(anchors)
-    first_two = dict(list(spaces.items())[:2])
-    raw = {name: space[k:] for name, space in first_two.items()}
-    relative = {name: Relative().fit(space[:k]).transform(space[k:]) for name, space in first_two.items()}
-    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6.4), layout="constrained")
-    for line, (kind, shown) in zip(axes, (("raw", raw), ("relative", relative)), strict=True):
+    (a, left), (b, right) = list(spaces.items())[:2]
+    mapped = Affine().fit(right[:k], left[:k]).transform(right[k:])
+    shown = {
+        "raw": (left[k:], right[k:]),
+        "relative": tuple(Relative().fit(space[:k]).transform(space[k:]) for space in (left, right)),
+        "affine": (left[k:], mapped),
+    }
+    figure, axes = plt.subplots(len(shown), 2, figsize=(WIDTH, 9.4), layout="constrained")
+    for line, (kind, pair) in zip(axes, shown.items(), strict=True):
         # the left model's axes serve both, so that agreement shows as the same picture
-        axes_of_left = PCA(2, random_state=0).fit(next(iter(shown.values())))
-        for ax, (name, space) in zip(line, shown.items(), strict=True):
-            points = axes_of_left.transform(space)[:500]
-            ax.scatter(*points.T, c=labels[k:][:500], cmap="tab10", s=7, alpha=0.75)
-            ax.set(title=f"{kind}: {name}", xticks=[], yticks=[])
+        axes_of_left = PCA(2, random_state=0).fit(pair[0])
+        titles = (f"{kind}: {a}", f"{kind}: {b}" if kind != "affine" else f"{kind}: {b}, mapped")
+        for ax, space, title in zip(line, pair, titles, strict=True):
+            _draw_classes(ax, axes_of_left.transform(space)[:500], labels[k:][:500], classes)
+            ax.set(title=title, xticks=[], yticks=[])
     figure.suptitle(row, fontsize=11)
     figure.supxlabel("principal axes of the left model's space", fontsize=9)
+    if len(classes) <= NAMED:
+        draw_legend(figure, list(axes.flat[:1]), columns=5, fontsize=8.5)
     return Drawing(
         figure,
-        f"{row}: the latent spaces of {' and '.join(first_two)} on two principal axes, raw above and relative below, "
-        "coloured by class",
+        f"{row}: the latent spaces of {a} and {b} on two principal axes, raw above, relative in the middle and after "
+        "an affine map below, coloured by class",
         "The same held-out samples in two models, on two principal axes of the left one: raw spaces above, relative "
-        "representations below. Colours are classes.",
+        "representations in the middle, and below the right model's space after an affine map into the left one.",
     )
+
+
+def _draw_classes(ax: Axes, points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+    palette = plt.get_cmap("tab20" if len(classes) > 10 else "tab10")
+    for number, name in enumerate(classes):
+        own = points[labels == number]
+        color = palette(number % palette.N)
+        ax.plot(*own.T, "o", color=color, markersize=2.6, alpha=0.75, label=name, rasterized=True)
 
 
 def reconstructions(row: str, models: Mapping[str, Mapping[str, Stitchable]], pictures: int = 8) -> Drawing:

@@ -30,6 +30,7 @@ __all__ = [
     "PlannedRow",
     "anchors",
     "autoencoders",
+    "classes",
     "compared",
     "cost",
     "head_recipe",
@@ -366,6 +367,11 @@ def autoencoders(plan: Plan) -> list[str]:
 def one_per_modality(plan: Plan) -> list[str]:
     """The first row of vision and the first of language."""
     return list({row.row.modality: name for name, row in reversed(_run(plan).items())}.values())[::-1]
+
+
+def classes(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The names of the classes of every row that is run."""
+    return {name: row.groups[0].prepared.classes for name, row in _run(plan).items()}
 
 
 def members(row: PlannedRow, field: str) -> dict:

@@ -22,6 +22,7 @@
 # :name: fig-architecture
 #
 # Alignment across architectures by invariance, with what chance alone would give.
+# Data: {download}`architecture.csv`.
 # ```
 #
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.

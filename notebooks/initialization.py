@@ -23,6 +23,7 @@
 # :name: fig-initialization
 #
 # Alignment across random seeds by invariance, with what chance alone would give.
+# Data: {download}`initialization.csv`.
 # ```
 #
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.

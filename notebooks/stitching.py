@@ -27,6 +27,7 @@
 # :name: fig-stitching
 #
 # Share of the ceiling that stitching keeps, with its controls.
+# Data: {download}`stitching.csv`.
 # ```
 #
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.

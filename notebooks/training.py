@@ -24,6 +24,7 @@
 # :name: fig-training
 #
 # Alignment across training procedures by invariance, with what chance alone would give.
+# Data: {download}`training.csv`.
 # ```
 #
 # Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.

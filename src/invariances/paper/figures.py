@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from invariances.intervals import Interval
 from invariances.ladders import ALL_PAIRS
 from invariances.paper.frames import SAME_ENCODER, across_groups, shown_row
-from invariances.paper.plots import COLORS, WIDTH, Drawing, draw_legend, panels
+from invariances.paper.plots import COLORS, WIDTH, Drawing, data_in, draw_legend, panels
 from invariances.paper.reported import ALIGNMENT, Reported
 from invariances.paper.stitched import predictions
 from invariances.paper.tables import class_title
@@ -149,7 +149,6 @@ def latents(
             _draw_classes(ax, axes_of_left.transform(space)[:500], labels[k:][:500], classes)
             ax.set(title=title, xticks=[], yticks=[])
     figure.suptitle(row, fontsize=11)
-    figure.supxlabel("principal axes of the left model's space", fontsize=9)
     if len(classes) <= NAMED:
         draw_legend(figure, list(axes.flat[:1]), columns=5, fontsize=8.5)
     return Drawing(
@@ -225,7 +224,8 @@ def stitching(frame: pd.DataFrame) -> Drawing:
     return Drawing(
         figure,
         f"Share of the ceiling that stitching keeps by connection, with controls, a band for each of {len(rows)} rows",
-        "The share of the ceiling that stitching keeps, for every pair of models, with its mean and the controls.",
+        "The share of the ceiling that stitching keeps, for every pair of models, with its mean and the controls."
+        + data_in("stitching"),
     )
 
 
@@ -263,7 +263,7 @@ def prediction(frame: pd.DataFrame) -> Drawing:
         "Calibrated alignment against the share of the ceiling that stitching keeps, one panel for each of "
         f"{len(rows)} rows, with rank correlations",
         "Does alignment predict stitching? Every point is an ordered pair of models; rho is Spearman's rank "
-        "correlation, and p comes from relabelling models.",
+        "correlation, and p comes from relabelling models." + data_in("stitching"),
     )
 
 
@@ -297,7 +297,7 @@ def ladder(frame: pd.DataFrame) -> Drawing:
         figure,
         "Held-out explained variance by class of maps, ordered pairs as points, the chosen class marked, a panel a row",
         "How much of the target's held-out variance each class of maps explains, for ordered pairs of models. The grey "
-        "band is the class that the ladder chose for all of them.",
+        "band is the class that the ladder chose for all of them." + data_in(f"{frame.section.iloc[0]}_ladder"),
     )
 
 
@@ -326,7 +326,7 @@ def singular_values(frame: pd.DataFrame) -> Drawing:
         figure,
         "Singular values of T, largest first, beside those of a simulated rotation, one panel per row",
         "Singular values of T for ordered pairs of models, over their mean. A rotation that also rescales would have "
-        "all of them equal but for noise: the dashed lines.",
+        "all of them equal but for noise: the dashed lines." + data_in(f"{frame.section.iloc[0]}_singular_values"),
     )
 
 

@@ -73,6 +73,11 @@ class Drawing:
         return {"image/svg+xml": as_svg(self.figure), "text/plain": self.alt}, {"image/svg+xml": words}
 
 
+def data_in(name: str) -> str:
+    """Where the numbers of a figure are, as the end of its caption."""
+    return f" Data: {{download}}`{name}.csv`."
+
+
 def as_svg(figure: Figure) -> str:
     """A figure as SVG that is as wide as the book shows it, with greys that turn where the page around it is dark.
 

@@ -21,7 +21,7 @@ from matplotlib.colors import TwoSlopeNorm
 from scipy.stats import t as student
 
 from invariances.paper.plan import PlannedRow, head_recipe, members
-from invariances.paper.plots import WIDTH, Drawing, draw_heatmap
+from invariances.paper.plots import WIDTH, Drawing, data_in, draw_heatmap
 from invariances.paper.settings import Settings
 from invariances.product import LAYER_NORM_EPS
 from invariances.relative import relative
@@ -288,7 +288,7 @@ def heatmaps(frame: pd.DataFrame) -> Drawing:
         "panels per row and one panel per condition, each cell with its mean and its standard deviation "
         "over models",
         "Attention of the trained heads between components, mean and standard deviation over models; equal weights are "
-        "the middle of the colour scale.",
+        "the middle of the colour scale." + data_in("training_attention"),
     )
 
 
@@ -335,7 +335,8 @@ def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Drawing:
         figure,
         "Agreement of the four components across conditions, pairs as points, with two chance levels, "
         "beside the attention that each component receives, one line of panels per row",
-        "Left: how alike a component is in two models, one of each condition. Right: the attention that it receives.",
+        "Left: how alike a component is in two models, one of each condition. Right: the attention that it receives."
+        + data_in("training_features"),
     )
 
 
@@ -375,5 +376,5 @@ def classes(frame: pd.DataFrame) -> Drawing:
         figure,
         "Agreement by class and component, one heatmap per row",
         "How alike the profiles of each class are in two models, from the most alike down; *in class* is what "
-        "shuffling within classes leaves.",
+        "shuffling within classes leaves." + data_in("training_features"),
     )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from invariances.intervals import Interval, interval
 from invariances.paper.judging import describe
-from invariances.paper.plots import WIDTH, Drawing, draw_heatmap
+from invariances.paper.plots import WIDTH, Drawing, data_in, draw_heatmap
 from invariances.paper.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def _figure_zoo(frame: pd.DataFrame, name: str) -> Drawing:
         f"Two heatmaps, raw and debiased CKA between all networks that read the same {name}, trained and untrained, "
         "blocks by architecture",
         f"Linear CKA between networks that see the same {name}. Lines border architectures, the thick one untrained "
-        "networks; a network with itself is left out.",
+        "networks; a network with itself is left out." + data_in("architecture_cka"),
     )
 
 
@@ -346,7 +346,7 @@ def figure_pretrained(frame: pd.DataFrame) -> Drawing:
         "Two heatmaps, raw and debiased CKA between vision and language models on classes of ImageNet, a thick line "
         "between the two kinds",
         "Linear CKA between groups of pretrained models on classes of ImageNet, mean over pairs of different models. "
-        "The thick line parts vision from language.",
+        "The thick line parts vision from language." + data_in("architecture_cka"),
     )
 
 

@@ -17,7 +17,7 @@ import seaborn as sns
 
 from invariances.intervals import interval
 from invariances.paper.frames import groups_of, shown_row
-from invariances.paper.plots import WIDTH, Drawing
+from invariances.paper.plots import WIDTH, Drawing, data_in
 from invariances.paper.rows import INVARIANCES
 from invariances.paper.tables import number
 
@@ -190,7 +190,8 @@ def figure(frame: pd.DataFrame) -> Drawing:
         "Calibrated alignment by invariance, one panel per row: pairs within the first condition, across "
         "and within the second in three colours, intervals over models as bars, and where there is one "
         "the pair with the same initial weights as a star",
-        "Calibrated alignment of pairs within each condition and across the two, with 95 % intervals over models.",
+        "Calibrated alignment of pairs within each condition and across the two, with 95 % intervals over models."
+        + data_in(str(frame.section.iloc[0])),
     )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "WIDTH",
     "Drawing",
     "as_svg",
+    "data_in",
     "draw_heatmap",
     "draw_legend",
     "panels",

@@ -32,7 +32,7 @@ def _frame(level, groups=("SGD", "Adam"), seeds=4, noise=0.01, control=None, row
             ends = [f"{group} shared 0" for group in groups]
             lines.append((row, *ends, *groups, invariance, control, control, "same initialization"))
     columns = ["row", "model_a", "model_b", "group_a", "group_b", "invariance", "calibrated", "score", "kind"]
-    return pd.DataFrame(lines, columns=columns)
+    return pd.DataFrame(lines, columns=columns).assign(section="training")
 
 
 def _planted(a, b):

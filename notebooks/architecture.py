@@ -179,7 +179,9 @@ cka_tables.figure_pretrained(cka)
 
 # %% tags=["hide-input"]
 caption = "CKA within vision, within language and across, with 95 % intervals over models"
-display(tables.show(cka_tables.by_modality(cka), caption))
+kinds = cka_tables.by_modality(cka)
+display(tables.show(kinds, caption))
+display(sentences.shows(sentences.by_modality(kinds)))
 cross = cka_tables.cross_modal(cka)
 display(tables.show(cross, "CKA between vision and language, beside chance"))
 sentences.shows(sentences.cross_modal(cross))

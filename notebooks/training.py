@@ -161,7 +161,8 @@ conditions.figure(results)
 heads = zoo.train(attention.recipes(rows, settings), device=settings.device)
 weights = attention.attend(rows, models, heads, settings)
 attended = frames.save_table(weights, "training_attention")
-attention.heatmaps(attended)
+display(attention.heatmaps(attended))
+sentences.shows(sentences.received(attended))
 
 # %% tags=["hide-input"]
 caption = "Test accuracy with attention and with equal weights, paired by encoder"
@@ -191,7 +192,8 @@ sentences.shows(sentences.features(alike))
 # columns, the agreement is that of the class as a whole.
 
 # %% tags=["hide-input"]
-attention.classes(alike)
+display(attention.classes(alike))
+sentences.shows(sentences.by_class(alike))
 
 # %% [markdown]
 # ## What structure do the maps have?

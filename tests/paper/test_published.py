@@ -159,9 +159,11 @@ def _sentences(section, frame):
     if section == "architecture":
         cka = _csv("architecture_cka")
         found += [sentences.cka(cka_tables.blocks(cka)), sentences.cross_modal(cka_tables.cross_modal(cka))]
+        found.append(sentences.by_modality(cka_tables.by_modality(cka)))
     if section == "training":
         found.append(sentences.attention(attention.accuracies(_csv("training_attention"))))
-        found.append(sentences.features(_csv("training_features")))
+        found += [sentences.features(_csv("training_features")), sentences.by_class(_csv("training_features"))]
+        found.append(sentences.received(_csv("training_attention")))
     return found
 
 

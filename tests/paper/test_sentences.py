@@ -74,7 +74,15 @@ def test_conditions_attention_and_cka_count_what_stands_apart():
     assert sentences.cka(blocks) != sentences.cka(alike)
     cross = cka_tables.cross_modal(published("architecture_cka"))
     assert f"that 0 of {len(cross)}" in sentences.cross_modal(cross.assign(**{"Above chance": "no"}))
+    weights = published("training_attention")
+    most = weights.assign(weight=(weights.key == "l1") * 1.0)
+    assert "8 conditions most attention goes to L1 in 8; it receives a mean weight of 1.00" in sentences.received(most)
     features = published("training_features")
+    lowest = features.assign(agreement=features.agreement.where(features["class"] != "cat", -0.5))
+    assert "-0.50 (cat) to" in sentences.by_class(lowest)
+    kinds = cka_tables.by_modality(published("architecture_cka"))
+    assert "0.99 within vision" in sentences.by_modality(kinds.assign(Debiased="0.990 [0.980, 1.000]"))
+    assert sentences.by_modality(kinds.iloc[:0]) == ""
     assert sentences.features(features.assign(agreement=0.0)) != sentences.features(features)
 
 

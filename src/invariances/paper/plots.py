@@ -107,7 +107,7 @@ def as_svg(figure: Figure) -> str:
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", drawn)
-    drawn = re.sub(r"font: (bold|700|italic) ([\d.]+px) [^;\"]*", r"font-size: \2; font-weight: bold", drawn)
+    drawn = re.sub(r"font: (?:bold|700) ([\d.]+px) [^;\"]*", r"font-size: \1; font-weight: bold", drawn)
     drawn = re.sub(r"<[^>]*>", _rounded, drawn)
     drawn = _counted_names(drawn)
     drawn, classes = _named_styles(drawn)

@@ -14,6 +14,7 @@ __all__ = [
     "INVARIANCES",
     "ROWS",
     "SECTIONS",
+    "SIMILARITIES",
     "TITLES",
     "Row",
     "Variant",
@@ -246,6 +247,8 @@ TITLES = {
 }
 INVARIANCES = {"absolute": "Raw (Abs)", "scale": "Scale Inv", "relative": "Rotation Inv (Rel)", "affine": "Affine Inv"}
 """The paper's columns by the names that the method uses."""
+SIMILARITIES = {"cosine": "cosine", "euclidean": "L2", "l1": "L1", "linf": "L∞"}
+"""What tables and figures call the similarity functions that products combine."""
 
 
 def dataset_names(section: str) -> list[str]:

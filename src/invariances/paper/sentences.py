@@ -8,11 +8,14 @@ from IPython.display import Markdown
 from invariances.ladders import ALL_PAIRS
 from invariances.paper.frames import across_groups, over_groups
 from invariances.paper.judging import percent
+from invariances.paper.rows import SIMILARITIES
 from invariances.paper.stitched import predicts_sentence
 from invariances.paper.tables import CLASS_TITLES, beyond_similarity, ladder_verdict
 
 __all__ = [
     "attention",
+    "by_class",
+    "by_modality",
     "cka",
     "conditions",
     "cross_modal",
@@ -20,6 +23,7 @@ __all__ = [
     "ladder",
     "models",
     "prediction",
+    "received",
     "scores",
     "shows",
     "singular_values",
@@ -145,6 +149,46 @@ def attention(table: pd.DataFrame) -> str:
 def features(frame: pd.DataFrame) -> str:
     """How far features stay alike beside what classes alone give: from ``training_features.csv``."""
     whole = frame[frame["class"] == "all"]
-    agreement, within = (whole.groupby("component")[name].mean() for name in ("agreement", "null_within_class"))
-    said = [f"{component} {agreement[component]:.2f} ({within[component]:.2f})" for component in agreement.index]
+    by = whole.groupby("component", sort=False)
+    ends = zip(dict.fromkeys(whole.component), by.agreement.mean(), by.null_within_class.mean(), strict=True)
+    said = [f"{SIMILARITIES[str(name)]} {agreement:.2f} ({within:.2f})" for name, agreement, within in ends]
     return f"the mean agreement of each component, and in brackets what classes alone give: {', '.join(said)}"
+
+
+def received(frame: pd.DataFrame) -> str:
+    """Which component gets most attention in how many conditions: from ``training_attention.csv``."""
+    own = frame[~frame.equal_weights].groupby(["row", "group", "key"], sort=False).weight.mean().reset_index()
+    highest = own.loc[own.groupby(["row", "group"], sort=False).weight.idxmax()]
+    counts = ", ".join(f"{SIMILARITIES[str(name)]} in {count}" for name, count in highest.key.value_counts().items())
+    return (
+        f"that of {len(highest)} conditions most attention goes to {counts}; it receives a mean weight of "
+        f"{_span(highest.weight)}, where equal weights would give {1 / own.key.nunique():.2f}"
+    )
+
+
+def by_class(frame: pd.DataFrame) -> str:
+    """Between which classes agreement lies in each row: from ``training_features.csv``."""
+    classes = frame[frame["class"] != "all"]
+    means = classes.groupby(["row", "class"], sort=False).agreement.mean().reset_index()
+    said = []
+    for row, own in means.groupby("row", sort=False):
+        lines = own.set_index("class").agreement
+        low, high = (str(name).partition(",")[0] for name in (lines.idxmin(), lines.idxmax()))
+        said.append(f"{row} {lines.min():.2f} ({low}) to {lines.max():.2f} ({high})")
+    return f"the agreement of the least and of the most alike class, as the mean over components: {', '.join(said)}"
+
+
+def by_modality(table: pd.DataFrame) -> str:
+    """How alike models of one kind are beside models of two: from the table of kinds."""
+    if table.empty:
+        return ""
+    means = table.set_index("Block").Debiased.str.extract(r"^(-?[\d.]+)")[0].dropna()
+    said = ", ".join(f"{float(value):z.2f} {_BLOCKS[str(block)]}" for block, value in means.items())
+    return f"that debiased CKA is {said}"
+
+
+_BLOCKS = {
+    "vision": "within vision",
+    "language": "within language",
+    "vision and language": "between vision and language",
+}

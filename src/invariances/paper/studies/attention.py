@@ -22,6 +22,7 @@ from scipy.stats import t as student
 
 from invariances.paper.plan import PlannedRow, head_recipe, members
 from invariances.paper.plots import WIDTH, Drawing, data_in, draw_heatmap
+from invariances.paper.rows import SIMILARITIES
 from invariances.paper.settings import Settings
 from invariances.product import LAYER_NORM_EPS
 from invariances.relative import relative
@@ -43,9 +44,7 @@ __all__ = [
 ]
 
 
-NAMES = {"cosine": "cosine", "euclidean": "L2", "l1": "L1", "linf": "L∞"}
-"""How figures call the components."""
-COMPONENTS = tuple(NAMES)
+COMPONENTS = tuple(SIMILARITIES)
 """The components of every head here, in the order of its attention."""
 ALL = "all"
 """In place of a class: the line speaks of all test samples."""
@@ -274,7 +273,14 @@ def heatmaps(frame: pd.DataFrame) -> Drawing:
             cells = weights.pivot_table("weight", "query", "key", aggfunc=["mean", "std"], sort=False, dropna=False)
             mean, spread = (cells[what].reindex(index=names, columns=names) for what in ("mean", "std"))
             cells_text = np.vectorize(lambda m, s: f"{m:.2f}\n±{s:.2f}")(mean, spread)
-            draw_heatmap(ax, mean.rename(NAMES, axis=0).rename(NAMES, axis=1), cells_text, 8, cmap="PuOr_r", norm=scale)
+            draw_heatmap(
+                ax,
+                mean.rename(SIMILARITIES, axis=0).rename(SIMILARITIES, axis=1),
+                cells_text,
+                8,
+                cmap="PuOr_r",
+                norm=scale,
+            )
             ax.set_aspect("equal")
             ax.set_title(f"{row}\n{group}, {weights.model.nunique()} models", fontsize=9)
             ax.set(xlabel="attended to", ylabel="attends")
@@ -326,7 +332,7 @@ def features(frame: pd.DataFrame, attention: pd.DataFrame) -> Drawing:
         right.set(ylabel="attention received", ylim=(0, max(0.5, right.get_ylim()[1])))
         for ax, title in ((left, row), (right, "heads of its models")):
             ax.set_title(title, fontsize=10)
-            ax.set_xticks(range(len(names)), [NAMES[name] for name in names])
+            ax.set_xticks(range(len(names)), [SIMILARITIES[name] for name in names])
             ax.grid(axis="y", color="0.92")
             ax.set_axisbelow(True)
             entries = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
@@ -358,9 +364,9 @@ def classes(frame: pd.DataFrame) -> Drawing:
         ax.set_visible(False)
     for ax, row in zip(axes.flat, rows, strict=False):
         part = frame[(frame.row == row) & (frame["class"] != ALL)]
-        wide = part.pivot(index="class", columns="component", values="agreement")[names].rename(columns=NAMES)
+        wide = pd.DataFrame(part.pivot(index="class", columns="component", values="agreement")[names])
+        wide = wide.loc[wide.mean(axis=1).sort_values(ascending=False).index].rename(columns=SIMILARITIES)
         wide["in class"] = part.groupby("class").null_within_class.mean()
-        wide = wide.loc[wide[[NAMES[name] for name in names]].mean(axis=1).sort_values(ascending=False).index]
         title = row
         if len(wide) > CLASSES_SHOWN:
             half = CLASSES_SHOWN // 2

@@ -28,6 +28,7 @@ from invariances.zoo import workers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 from invariances.paper.plots import WIDTH, save_svg
+from invariances.paper.rows import SIMILARITIES
 from invariances.paper.studies.panels import groups, in_order, labelled, not_run, panel
 
 __all__ = [
@@ -44,8 +45,6 @@ __all__ = [
 
 COMBINED = ("MNIST", "CIFAR-10", "TREC")
 """Rows whose similarities are combined: those that classify."""
-MEMBERS = {"cosine": "cosine", "euclidean": "L2", "l1": "L1", "linf": "L∞"}
-"""What is combined, by the names of `Product`."""
 PENALTIES = (0.001, 0.01, 0.1)
 """Inverse penalties that a head chooses from."""
 
@@ -61,7 +60,7 @@ class Combination(NamedTuple):
 
 def subsets() -> list[tuple[str, ...]]:
     """All subsets of the four similarities, smallest first."""
-    return [subset for size in range(1, len(MEMBERS) + 1) for subset in combinations(MEMBERS, size)]
+    return [subset for size in range(1, len(SIMILARITIES) + 1) for subset in combinations(SIMILARITIES, size)]
 
 
 def study_subsets(profile: str, processes: int | None = None) -> pd.DataFrame:
@@ -79,13 +78,13 @@ def study_subsets(profile: str, processes: int | None = None) -> pd.DataFrame:
     for row, group in groups(profile, COMBINED).items():
         zoo.train(list(group.recipes.values()))
         units += [Combination(profile, row, subset, group.anchors) for subset in subsets()]
-        units.append(Combination(profile, row, tuple(MEMBERS), group.anchors // len(MEMBERS)))
+        units.append(Combination(profile, row, tuple(SIMILARITIES), group.anchors // len(SIMILARITIES)))
     frames = workers.run(_measure_subset, units, "subsets", processes, size=lambda unit: len(unit.similarities))
     return in_order(frames, [unit._replace(similarities=_named(unit)) for unit in units], ["row", "similarities", "k"])
 
 
 def _named(unit: Combination) -> str:
-    return " + ".join(MEMBERS[name] for name in unit.similarities)
+    return " + ".join(SIMILARITIES[name] for name in unit.similarities)
 
 
 def _measure_subset(unit: Combination) -> pd.DataFrame:
@@ -99,7 +98,7 @@ def _measure_subset(unit: Combination) -> pd.DataFrame:
     return labelled(found, {**data.facts, **facts})
 
 
-@lru_cache(maxsize=len(MEMBERS))
+@lru_cache(maxsize=len(SIMILARITIES))
 def _component(profile: str, row: str, similarity: str, k: int) -> tuple[dict[str, torch.Tensor], ...]:
     """One similarity's layer-normalised profiles of the pool and of the test split: a part of every concatenation."""
     data = panel(profile, row)
@@ -241,7 +240,7 @@ def table_of_differences(frame: pd.DataFrame) -> str:
     lines = []
     for row, part in frame.groupby("row", sort=False):
         best = best_single(part)
-        single, four = part[part.similarities == best], part[part.members == len(MEMBERS)]
+        single, four = part[part.similarities == best], part[part.members == len(SIMILARITIES)]
         for k, together in four.groupby("k", sort=False):
             gains = [difference(together, single, value) for value in ("score", "retention", "calibrated")]
             extra = together.parameters.iloc[0] - single.parameters.iloc[0]

@@ -25,7 +25,11 @@
 # Data: {download}`architecture.csv`.
 # ```
 #
-# Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
+# This line makes the page, with the data under `INVARIANCES_DATA`; [](../reproduce.md) has its parameters:
+#
+# ```bash
+# papermill notebooks/architecture.ipynb architecture.ipynb -p profile laptop
+# ```
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "smoke"  # size of the run: smoke (embedded stand-ins), laptop (real data), full (GPUs)

@@ -30,7 +30,11 @@
 # Data: {download}`stitching.csv`.
 # ```
 #
-# Rerun this notebook with other parameters through papermill; [](../reproduce.md) shows how.
+# This line makes the page, with the data under `INVARIANCES_DATA`; [](../reproduce.md) has its parameters:
+#
+# ```bash
+# papermill notebooks/stitching.ipynb stitching.ipynb -p profile laptop
+# ```
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "smoke"  # size of the run: smoke (embedded stand-ins), laptop (real data), full (GPUs)

@@ -42,6 +42,13 @@ def commit(folder: str | Path) -> str:
     return done.stdout.strip()
 
 
+def unwrap(app: Sphinx, doctree: nodes.document) -> None:
+    """Take the caption off outputs that are no figures: myst-nb gives that of a cell's figure to all its outputs."""
+    for figure in list(doctree.findall(nodes.figure)):
+        if not list(figure.findall(nodes.image)):
+            figure.replace_self([child for child in figure.children if not isinstance(child, nodes.caption)])
+
+
 def add_titles(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Give every link to a term its definition as the title, which browsers show."""
     glossary = app.env.get_doctree("glossary")
@@ -71,6 +78,7 @@ def mend(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", add_origin)
+    app.connect("doctree-read", unwrap)
     app.connect("doctree-resolved", add_titles)
     app.connect("build-finished", mend)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -96,6 +96,17 @@ def test_every_results_page_says_its_size_and_its_data(html):
             assert data in text
 
 
+def test_every_figure_of_a_results_page_has_a_picture_and_a_number(html):
+    for page in RESULTS:
+        figures = BeautifulSoup((html / f"{page}.html").read_text(), "html.parser").select("article figure")
+        assert len(figures) >= 3
+        for figure in figures:
+            assert figure.find("img"), figure.get_text()[:80]
+            assert figure.select_one(".caption-number"), figure.get_text()[:80]
+        captions = [figure.figcaption.get_text() for figure in figures]
+        assert len(set(captions)) == len(captions)
+
+
 def test_the_intro_shows_the_verdicts_of_the_notebooks(html):
     text = (html / "intro.html").read_text()
     for page in RESULTS:

@@ -1,13 +1,10 @@
 """The committed book, built and opened in a real browser."""
 
-import functools
-import http.server
 import io
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +13,11 @@ import pytest
 from PIL import Image
 from bs4 import BeautifulSoup
 
+from screens import CHROMIUM, chromium, served
+
 from invariances.paper import claims, findings, tables
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAGES = [
     "intro",
     "method",
@@ -47,8 +45,6 @@ PAGES = [
 LEADS = ("Alignment across", "Zero-shot", "Calibrated alignment across and within", "Which maps", "Rank correlation")
 """Captions of the tables that decide; the others may scroll."""
 RESULTS = [page for page in PAGES if page.startswith("results/")]
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -125,29 +121,18 @@ def test_the_findings_page_shows_all_verdicts_and_links_to_the_evidence(html):
         assert f'href="{page}.html"' in text
 
 
-class _Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture(scope="module")
 def address(html):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Silent, directory=str(html)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(html) as at:
+        yield at
 
 
 @pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: install the system's package 'chromium' to check pages in a browser")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("page", PAGES)
